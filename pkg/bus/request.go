@@ -1,0 +1,167 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
+)
+
+// Handler answers a request: data and headers, or an error whose kind and
+// message reach the caller.
+type Handler func(ctx context.Context, data []byte) (*Reply, error)
+
+// Reply is an answer.
+type Reply struct {
+	Data   []byte
+	Header nats.Header
+}
+
+// Service answers requests over the micro framework.
+type Service struct {
+	svc     micro.Service
+	bus     *Bus
+	slots   chan struct{}
+	work    sync.WaitGroup
+	ctx     context.Context
+	timeout time.Duration
+	observe func(subject string, took time.Duration, err error)
+}
+
+// Serve announces a service. Up to parallel requests are worked on at once,
+// each for at most timeout. observe, if not nil, is told of each request.
+func Serve(ctx context.Context, b *Bus, name, version string, parallel int, timeout time.Duration, observe func(subject string, took time.Duration, err error)) (*Service, error) {
+	svc, err := micro.AddService(b.NC, micro.Config{Name: name, Version: version, Description: "Nightjar " + name})
+	if err != nil {
+		return nil, fmt.Errorf("announce service %s: %w", name, err)
+	}
+	return &Service{svc: svc, bus: b, slots: make(chan struct{}, parallel), ctx: ctx, timeout: timeout, observe: observe}, nil
+}
+
+// Handle answers requests on a subject. Replicas share the requests.
+func (s *Service) Handle(subject string, h Handler) error {
+	name := strings.NewReplacer(".", "-", "*", "any", ">", "all").Replace(subject)
+	err := s.svc.AddEndpoint(name, micro.HandlerFunc(func(r micro.Request) {
+		s.slots <- struct{}{}
+		s.work.Add(1)
+		go func() {
+			defer func() { <-s.slots; s.work.Done() }()
+			s.answer(r, h)
+		}()
+	}), micro.WithEndpointSubject(subject))
+	if err != nil {
+		return fmt.Errorf("answer on %s: %w", subject, err)
+	}
+	return nil
+}
+
+func (s *Service) answer(r micro.Request, h Handler) {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
+	defer cancel()
+	reply, err := s.guard(ctx, r, h)
+	if s.observe != nil {
+		s.observe(r.Subject(), time.Since(began), err)
+	}
+	if err != nil {
+		f := fault.From(err)
+		if f.Kind == fault.Internal {
+			s.bus.Log.Error("request failed", "subject", r.Subject(), "error", err)
+		}
+		err = r.Error(string(f.Kind), f.Message, nil)
+	} else {
+		err = r.Respond(reply.Data, micro.WithHeaders(micro.Headers(reply.Header)))
+	}
+	if err != nil {
+		s.bus.Log.Warn("answer not sent", "subject", r.Subject(), "error", err)
+	}
+}
+
+// guard turns a panic of a handler into an error of this one request.
+func (s *Service) guard(ctx context.Context, r micro.Request, h Handler) (reply *Reply, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.bus.Log.Error("handler panicked", "subject", r.Subject(), "panic", p, "stack", string(debug.Stack()))
+			err = fault.New(fault.Internal, "internal error")
+		}
+	}()
+	reply, err = h(ctx, r.Data())
+	if reply == nil {
+		reply = &Reply{}
+	}
+	return reply, err
+}
+
+// Stop ends the announcement and waits for requests in hand.
+func (s *Service) Stop() {
+	if err := s.svc.Stop(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
+		s.bus.Log.Warn("stop service", "error", err)
+	}
+	s.work.Wait()
+}
+
+// JSON makes a Handler of a function from a request to an answer in JSON.
+func JSON[Q, A any](f func(ctx context.Context, q Q) (A, error)) Handler {
+	return func(ctx context.Context, data []byte) (*Reply, error) {
+		var q Q
+		if len(data) > 0 {
+			if err := json.Unmarshal(data, &q); err != nil {
+				return nil, fault.New(fault.Invalid, "malformed request: %v", err)
+			}
+		}
+		a, err := f(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		out, err := json.Marshal(a)
+		if err != nil {
+			return nil, fmt.Errorf("encode answer: %w", err)
+		}
+		return &Reply{Data: out}, nil
+	}
+}
+
+// Request asks on a subject and waits for the answer until ctx ends. The
+// error of the other side comes back with its kind and message; no answer is
+// an Unavailable error.
+func (b *Bus) Request(ctx context.Context, subject string, data []byte) (*nats.Msg, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+	}
+	m, err := b.NC.RequestWithContext(ctx, subject, data)
+	if err != nil {
+		return nil, fault.New(fault.Unavailable, "no answer on %s: %v", subject, err)
+	}
+	if code := m.Header.Get(micro.ErrorCodeHeader); code != "" {
+		return nil, &fault.Error{Kind: fault.Kind(code), Message: m.Header.Get(micro.ErrorHeader)}
+	}
+	return m, nil
+}
+
+// Call asks in JSON and decodes the answer.
+func Call[A any](ctx context.Context, b *Bus, subject string, q any) (A, error) {
+	var a A
+	data, err := json.Marshal(q)
+	if err != nil {
+		return a, fmt.Errorf("encode request: %w", err)
+	}
+	m, err := b.Request(ctx, subject, data)
+	if err != nil {
+		return a, err
+	}
+	if err := json.Unmarshal(m.Data, &a); err != nil {
+		return a, fault.New(fault.Internal, "answer on %s: %v", subject, err)
+	}
+	return a, nil
+}

@@ -1,0 +1,156 @@
+// Package config reads a program's settings from flags, from the environment
+// (NIGHTJAR_<NAME>, dashes as underscores) and from a YAML file given by
+// --config whose keys are the names of the flags. A flag beats the
+// environment beats the file; a key or flag that does not exist is an error
+// that names it.
+package config
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/peterbourgon/ff/v3"
+	"github.com/peterbourgon/ff/v3/ffyaml"
+)
+
+// ErrHelp means that the user asked for help, which has been printed.
+var ErrHelp = flag.ErrHelp
+
+// NewFlagSet returns an empty set of flags for a program. Its usage text goes
+// to w: intro, then each flag with its environment variable and default.
+func NewFlagSet(program, intro string, w io.Writer) *flag.FlagSet {
+	fs := flag.NewFlagSet(program, flag.ContinueOnError)
+	fs.SetOutput(w)
+	fs.Usage = func() {
+		fmt.Fprintf(w, "%s\n\nUsage: %s [flags]\n\nFlags (each also as NIGHTJAR_<NAME> in the environment, and in the file given by --config):\n", intro, program)
+		fs.VisitAll(func(f *flag.Flag) {
+			def := f.DefValue
+			if def != "" {
+				def = " (default " + def + ")"
+			}
+			fmt.Fprintf(w, "  --%s\n        %s%s\n", f.Name, strings.ReplaceAll(f.Usage, "\n", "\n        "), def)
+		})
+	}
+	return fs
+}
+
+// Parse fills fs from args, the environment and the file of its flag config,
+// which Parse adds. Arguments that are no flags are an error.
+func Parse(fs *flag.FlagSet, args []string) error {
+	fs.String("config", "", "YAML file with settings, keys as the flags")
+	err := ff.Parse(fs, args,
+		ff.WithEnvVarPrefix("NIGHTJAR"),
+		ff.WithConfigFileFlag("config"),
+		ff.WithConfigFileParser(ffyaml.Parser))
+	if err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return ErrHelp
+		}
+		return err
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	return nil
+}
+
+// Duration is a flag value: a Go duration, a number of days such as 30d, or 0.
+type Duration time.Duration
+
+// String returns the duration as Set reads it.
+func (d *Duration) String() string {
+	if day := Duration(24 * time.Hour); *d != 0 && *d%day == 0 {
+		return fmt.Sprintf("%dd", *d/day)
+	}
+	return time.Duration(*d).String()
+}
+
+// Set reads a duration that is not negative.
+func (d *Duration) Set(s string) error {
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		var n int
+		if _, err := fmt.Sscanf(days+";", "%d;", &n); err != nil || n < 0 || n > 100_000 {
+			return fmt.Errorf("want a duration such as 30d, 12h or 0")
+		}
+		*d = Duration(n) * Duration(24*time.Hour)
+		return nil
+	}
+	v, err := time.ParseDuration(s)
+	if err != nil || v < 0 {
+		return fmt.Errorf("want a duration such as 30d, 12h or 0")
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Bytes is a flag value: a number of bytes with an optional unit, KiB, MiB,
+// GiB, TiB or their first letter, or the word none for 0.
+type Bytes int64
+
+// String returns the number of bytes as Set reads it.
+func (b *Bytes) String() string {
+	if *b == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%d", *b)
+}
+
+// Set reads a number of bytes.
+func (b *Bytes) Set(s string) error {
+	if s == "none" || s == "" {
+		*b = 0
+		return nil
+	}
+	number, unit := s, int64(1)
+	for i, letter := range []string{"K", "M", "G", "T"} {
+		for _, suffix := range []string{letter + "iB", letter + "B", letter} {
+			if n, ok := strings.CutSuffix(s, suffix); ok {
+				number, unit = n, 1<<(10*(i+1))
+			}
+		}
+	}
+	var n float64
+	if _, err := fmt.Sscanf(strings.TrimSpace(number)+";", "%g;", &n); err != nil || n <= 0 || n*float64(unit) > 1<<62 {
+		return fmt.Errorf("want a number of bytes such as 20GiB, or none")
+	}
+	*b = Bytes(n * float64(unit))
+	return nil
+}
+
+// Sync is a flag value: always, or the interval at which what was
+// acknowledged reaches stable storage.
+type Sync struct {
+	// Always is true when every acknowledgement waits for stable storage.
+	Always bool
+	// Interval is set when Always is false.
+	Interval time.Duration
+}
+
+// String returns the value as Set reads it.
+func (s *Sync) String() string {
+	if s.Always {
+		return "always"
+	}
+	if s.Interval == 0 {
+		return ""
+	}
+	return s.Interval.String()
+}
+
+// Set reads always or an interval.
+func (s *Sync) Set(v string) error {
+	if v == "always" {
+		*s = Sync{Always: true}
+		return nil
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil || d <= 0 {
+		return fmt.Errorf("want always or an interval such as 10s")
+	}
+	*s = Sync{Interval: d}
+	return nil
+}

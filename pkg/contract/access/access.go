@@ -1,0 +1,137 @@
+// Package access holds who may do what on NATS: one NKey user for each
+// service and each SIEM, each with the least it needs. The embedded server of
+// standalone and the shipped server configuration are both made from it.
+package access
+
+import (
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+)
+
+// Names of the services.
+const (
+	Gateway  = "api-gateway"
+	Rules    = "rule-engine"
+	Registry = "endpoint-registry"
+	Commands = "command-dispatch"
+	Ingest   = "log-ingest"
+	Scorer   = "report-scorer"
+)
+
+// Services are the names of all services that have a user.
+var Services = []string{Gateway, Rules, Registry, Commands, Ingest, Scorer}
+
+// InboxPrefix returns the prefix of a user's private inbox. No user can read
+// another one's answers.
+func InboxPrefix(user string) string { return "_INBOX_" + user }
+
+// NKeyOption makes a connection option of an NKey seed.
+func NKeyOption(seed []byte) (nats.Option, error) {
+	kp, err := nkeys.FromSeed(seed)
+	if err != nil {
+		return nil, fmt.Errorf("nkey seed: %w", err)
+	}
+	public, err := kp.PublicKey()
+	if err != nil {
+		return nil, fmt.Errorf("nkey seed: %w", err)
+	}
+	return nats.Nkey(public, kp.Sign), nil
+}
+
+// Permissions are the subjects that a user may publish to and subscribe to.
+// Respond allows one answer to each request that the user received.
+type Permissions struct {
+	Publish, Subscribe []string
+	Respond            bool
+}
+
+type builder struct{ p Permissions }
+
+func (b *builder) pub(subjects ...string) *builder {
+	b.p.Publish = append(b.p.Publish, subjects...)
+	return b
+}
+
+// owns lets the user create and change a stream, write to subjects of it and
+// read it.
+func (b *builder) owns(name string, subjects ...string) *builder {
+	b.pub("$JS.API.STREAM.CREATE."+name, "$JS.API.STREAM.UPDATE."+name, "$JS.API.STREAM.PURGE."+name, "$JS.API.STREAM.MSG.DELETE."+name)
+	b.pub(subjects...)
+	return b.reads(name)
+}
+
+// reads lets the user read a stream through consumers of its own.
+func (b *builder) reads(name string) *builder {
+	return b.pub(
+		"$JS.API.STREAM.INFO."+name,
+		"$JS.API.STREAM.MSG.GET."+name,
+		"$JS.API.DIRECT.GET."+name, "$JS.API.DIRECT.GET."+name+".>",
+		"$JS.API.CONSUMER.CREATE."+name, "$JS.API.CONSUMER.CREATE."+name+".>",
+		"$JS.API.CONSUMER.INFO."+name+".*",
+		"$JS.API.CONSUMER.DELETE."+name+".*",
+		"$JS.API.CONSUMER.MSG.NEXT."+name+".*",
+		"$JS.ACK."+name+".>", "$JS.ACK.*.*."+name+".>",
+		"$JS.FC."+name+".>", "$JS.FC.*.*."+name+".>",
+	)
+}
+
+func (b *builder) kv(bucket string) *builder {
+	return b.owns("KV_"+bucket, "$KV."+bucket+".>")
+}
+
+func (b *builder) objects(name string) *builder {
+	return b.owns("OBJ_"+name, "$O."+name+".>")
+}
+
+// answers lets the user answer on subjects of the micro framework.
+func (b *builder) answers(subjects ...string) *builder {
+	b.p.Subscribe = append(append(b.p.Subscribe, subjects...), "$SRV.>")
+	b.p.Respond = true
+	return b
+}
+
+// ForService returns the permissions of a service's user.
+func ForService(name string) (Permissions, error) {
+	b := &builder{p: Permissions{Subscribe: []string{InboxPrefix(name) + ".>"}}}
+	b.pub("$JS.API.INFO")
+	switch name {
+	case Gateway:
+		b.owns(stream.Events, "edr.events.*.*").owns(stream.DeadLetters, "edr.deadletter.>").owns(stream.Audit, "edr.audit.>").
+			kv(stream.Access).reads("KV_"+stream.Endpoints).reads("KV_"+stream.Rules).
+			reads("OBJ_"+stream.Files).reads("OBJ_"+stream.Artifacts).reads("OBJ_"+stream.Containers).
+			pub("edr.registry.>", "edr.rules.>", "edr.commands.>", "edr.logs.>", "edr.artifacts.>", "edr.reports.>").
+			pub("$O."+stream.Files+".>", "$O."+stream.Artifacts+".>", "$O."+stream.Containers+".>")
+	case Registry:
+		b.kv(stream.Endpoints).answers("edr.registry.>")
+	case Rules:
+		b.kv(stream.Rules).objects(stream.Containers).owns(stream.Alerts, "edr.alerts.*.*").reads(stream.Events).
+			pub("edr.deadletter.>", "$JS.API.CONSUMER.DURABLE.CREATE."+stream.Events+".*").answers("edr.rules.>")
+	case Commands:
+		b.kv(stream.Commands).objects(stream.Files).answers("edr.commands.>")
+	case Ingest:
+		b.objects(stream.Artifacts).reads(stream.Events).reads(stream.Alerts).answers("edr.logs.>", "edr.artifacts.>")
+	case Scorer:
+		b.kv(stream.Reports).reads(stream.Alerts).answers("edr.reports.>")
+	default:
+		return Permissions{}, fmt.Errorf("no service %q", name)
+	}
+	return b.p, nil
+}
+
+// ForSIEM returns the permissions of a SIEM's user: alerts as they come, and
+// its own durable consumer on the stream ALERTS.
+func ForSIEM(name string) Permissions {
+	return Permissions{
+		Subscribe: []string{"edr.alerts.>", InboxPrefix(name) + ".>"},
+		Publish: []string{
+			"$JS.API.CONSUMER.INFO." + stream.Alerts + "." + name,
+			"$JS.API.CONSUMER.MSG.NEXT." + stream.Alerts + "." + name,
+			"$JS.ACK." + stream.Alerts + "." + name + ".>",
+			"$JS.ACK.*.*." + stream.Alerts + "." + name + ".>",
+		},
+	}
+}

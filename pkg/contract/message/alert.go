@@ -1,0 +1,167 @@
+package message
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/event"
+	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+)
+
+// Origin tells who found what an alert reports.
+type Origin string
+
+// The origins.
+const (
+	OriginAgent   Origin = "agent"
+	OriginManager Origin = "manager"
+	OriginBoth    Origin = "both"
+)
+
+// maxSent bounds the EdrData of an agent that an alert carries along.
+const maxSent = 64 << 10
+
+// RuleInfo is what the manager knows of a rule that an alert names: what a
+// report needs. Names that the manager does not know have none.
+type RuleInfo struct {
+	Name        string         `json:"name"`
+	Criticality int            `json:"criticality"`
+	ATTACK      []event.Attack `json:"attack,omitempty"`
+}
+
+// Alert is an event that an agent or the rule-engine marked, as one message
+// on edr.alerts.<severity>.<endpoint>.
+type Alert struct {
+	Endpoint, Hostname, IP string
+	// Received is when the manager received the event.
+	Received time.Time
+	// Time is where the alert stands in time: the event's own time or, when
+	// Timed is false, its receipt.
+	Time  time.Time
+	Timed bool
+	// Hash is the hash of the line as the endpoint sent it.
+	Hash event.Hash
+	// Line is the event as it is stored: the sent bytes with the detection.
+	Line        []byte
+	Signatures  []string
+	Criticality int
+	Origin      Origin
+	Rules       []RuleInfo
+	TraceParent string
+}
+
+// MsgID returns the id of the alert of an endpoint's event, the same however
+// often and in whatever batch the event comes.
+func MsgID(endpoint string, hash event.Hash) string { return endpoint + ":" + hash.String() }
+
+// Msg makes the alert's message: the line with /Event/EdrData for the SIEM,
+// and headers.
+func (a *Alert) Msg() (*nats.Msg, error) {
+	info, err := event.Scan(a.Line)
+	if err != nil {
+		return nil, fmt.Errorf("alert: %w", err)
+	}
+	data, added, sent, err := event.WithEdrData(a.Line, &info, event.EdrData{
+		Endpoint: event.EdrEndpoint{UUID: a.Endpoint, Hostname: a.Hostname, IP: a.IP},
+		Event:    event.EdrEvent{Hash: a.Hash.String(), ReceiptTime: a.Received.UTC(), Detection: true},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("alert: %w", err)
+	}
+	rules, err := event.Marshal(a.Rules)
+	if err != nil {
+		return nil, fmt.Errorf("alert: %w", err)
+	}
+	m := nats.NewMsg(subject.Alerts(subject.SeverityOf(a.Criticality), a.Endpoint))
+	m.Data = data
+	h := m.Header
+	h.Set(nats.MsgIdHdr, MsgID(a.Endpoint, a.Hash))
+	h.Set(HeaderEndpoint, a.Endpoint)
+	h.Set(HeaderCriticality, strconv.Itoa(a.Criticality))
+	h.Set(HeaderSignatures, joinNames(a.Signatures))
+	h.Set(HeaderOrigin, string(a.Origin))
+	h.Set(HeaderReceived, a.Received.UTC().Format(time.RFC3339Nano))
+	h.Set(HeaderTime, a.Time.Format(time.RFC3339Nano))
+	h.Set(HeaderTimed, strconv.FormatBool(a.Timed))
+	h.Set(HeaderHash, a.Hash.String())
+	h.Set(HeaderRules, string(rules))
+	h.Set(HeaderAdded, strconv.Itoa(added.Start)+"-"+strconv.Itoa(added.End))
+	if len(sent) > 0 && len(sent) <= maxSent {
+		h.Set(HeaderSent, string(sent))
+	}
+	setUnlessEmpty(h, HeaderHostname, a.Hostname)
+	setUnlessEmpty(h, HeaderIP, a.IP)
+	setUnlessEmpty(h, HeaderTraceParent, a.TraceParent)
+	return m, nil
+}
+
+// ParseAlert reads a message of the stream ALERTS back. The Line it returns
+// is the stored form, without the EdrData that was added for the SIEM.
+func ParseAlert(h nats.Header, data []byte) (Alert, error) {
+	a := Alert{
+		Endpoint: h.Get(HeaderEndpoint), Hostname: h.Get(HeaderHostname), IP: h.Get(HeaderIP),
+		Signatures: splitNames(h.Get(HeaderSignatures)), Origin: Origin(h.Get(HeaderOrigin)),
+		Timed: h.Get(HeaderTimed) == "true", TraceParent: h.Get(HeaderTraceParent),
+	}
+	var err error
+	fail := func(what string, err error) (Alert, error) {
+		return Alert{}, fmt.Errorf("alert: header %s: %w", what, err)
+	}
+	if a.Received, err = time.Parse(time.RFC3339Nano, h.Get(HeaderReceived)); err != nil {
+		return fail(HeaderReceived, err)
+	}
+	if a.Time, err = time.Parse(time.RFC3339Nano, h.Get(HeaderTime)); err != nil {
+		return fail(HeaderTime, err)
+	}
+	if a.Hash, err = event.ParseHash(h.Get(HeaderHash)); err != nil {
+		return fail(HeaderHash, err)
+	}
+	if a.Criticality, err = strconv.Atoi(h.Get(HeaderCriticality)); err != nil {
+		return fail(HeaderCriticality, err)
+	}
+	if err = json.Unmarshal([]byte(h.Get(HeaderRules)), &a.Rules); err != nil {
+		return fail(HeaderRules, err)
+	}
+	var added event.Span
+	if _, err = fmt.Sscanf(h.Get(HeaderAdded), "%d-%d", &added.Start, &added.End); err != nil {
+		return fail(HeaderAdded, err)
+	}
+	if added.Start < 0 || added.End < added.Start || added.End > len(data) {
+		return fail(HeaderAdded, fmt.Errorf("%q is outside of the message", h.Get(HeaderAdded)))
+	}
+	a.Line = event.Cut(data, added, []byte(h.Get(HeaderSent)))
+	return a, nil
+}
+
+// joinNames writes names as a comma-separated list; commas, percent signs and
+// control characters within a name are percent-encoded.
+func joinNames(names []string) string {
+	out := make([]string, len(names))
+	for i, n := range names {
+		if strings.ContainsFunc(n, func(r rune) bool { return r < ' ' || r == ',' || r == '%' || r == 0x7f }) {
+			n = url.PathEscape(n)
+			n = strings.ReplaceAll(n, ",", "%2C")
+		}
+		out[i] = n
+	}
+	return strings.Join(out, ",")
+}
+
+func splitNames(s string) []string {
+	if s == "" {
+		return nil
+	}
+	names := strings.Split(s, ",")
+	for i, n := range names {
+		if u, err := url.PathUnescape(n); err == nil {
+			names[i] = u
+		}
+	}
+	return names
+}

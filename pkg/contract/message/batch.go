@@ -1,0 +1,189 @@
+package message
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/nats-io/nats.go"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+)
+
+// Headers of messages.
+const (
+	HeaderFormat      = "Nightjar-Format"
+	HeaderEndpoint    = "Nightjar-Endpoint"
+	HeaderHostname    = "Nightjar-Hostname"
+	HeaderIP          = "Nightjar-Ip"
+	HeaderCount       = "Nightjar-Count"
+	HeaderReceived    = "Nightjar-Received"
+	HeaderCriticality = "Nightjar-Criticality"
+	HeaderSignatures  = "Nightjar-Signatures"
+	HeaderOrigin      = "Nightjar-Origin"
+	HeaderTime        = "Nightjar-Time"
+	HeaderTimed       = "Nightjar-Timed"
+	HeaderHash        = "Nightjar-Hash"
+	HeaderRules       = "Nightjar-Rules"
+	HeaderAdded       = "Nightjar-Added"
+	HeaderSent        = "Nightjar-Sent"
+	HeaderReason      = "Nightjar-Reason"
+	HeaderSize        = "Nightjar-Size"
+	HeaderTraceParent = "traceparent"
+)
+
+// Bounds of a batch, before compression. A line longer than MaxBatchBytes
+// makes a batch of its own.
+const (
+	MaxBatchEvents = 500
+	MaxBatchBytes  = 768 << 10
+	// MaxLine is the longest line that can be an event.
+	MaxLine = 4 << 20
+)
+
+const formatBatch = "1"
+
+// Batch is what one message on edr.events carries: whole lines of one
+// endpoint in the order they were received.
+type Batch struct {
+	// Endpoint is the UUID of the endpoint.
+	Endpoint string
+	// Hostname and IP are the endpoint's when the batch was received.
+	Hostname, IP string
+	// Received is the time of receipt, the time of events that have none.
+	Received time.Time
+	// TraceParent is the W3C trace context of the request, may be empty.
+	TraceParent string
+	// Lines are the events, without line endings.
+	Lines [][]byte
+}
+
+var (
+	encoders = sync.Pool{New: func() any {
+		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+		if err != nil {
+			panic(err) // only for impossible options
+		}
+		return e
+	}}
+	decoders = sync.Pool{New: func() any {
+		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20))
+		if err != nil {
+			panic(err)
+		}
+		return d
+	}}
+)
+
+// Compress appends the zstd form of src to dst.
+func Compress(dst, src []byte) []byte {
+	e := encoders.Get().(*zstd.Encoder)
+	defer encoders.Put(e)
+	return e.EncodeAll(src, dst)
+}
+
+// Decompress appends to dst what Compress made src of. It refuses what would
+// grow beyond 64 MiB.
+func Decompress(dst, src []byte) ([]byte, error) {
+	d := decoders.Get().(*zstd.Decoder)
+	defer decoders.Put(d)
+	out, err := d.DecodeAll(src, dst)
+	if err != nil {
+		return nil, fmt.Errorf("zstd: %w", err)
+	}
+	return out, nil
+}
+
+// BatchMsg makes the message of count lines that stand in joined, each ended
+// by a newline; b.Lines is not used. The message id depends on endpoint and
+// content alone, so the same batch published again within the stream's window
+// is recognised.
+func (b *Batch) BatchMsg(joined []byte, count int) *nats.Msg {
+	data := Compress(make([]byte, 0, len(joined)/4+64), joined)
+	id := sha256.New()
+	id.Write([]byte(b.Endpoint))
+	id.Write(data)
+	m := nats.NewMsg(subject.Events(b.Endpoint))
+	m.Data = data
+	m.Header.Set(nats.MsgIdHdr, hex.EncodeToString(id.Sum(nil)[:16]))
+	m.Header.Set(HeaderFormat, formatBatch)
+	m.Header.Set(HeaderCount, strconv.Itoa(count))
+	m.Header.Set(HeaderReceived, b.Received.UTC().Format(time.RFC3339Nano))
+	setUnlessEmpty(m.Header, HeaderHostname, b.Hostname)
+	setUnlessEmpty(m.Header, HeaderIP, b.IP)
+	setUnlessEmpty(m.Header, HeaderTraceParent, b.TraceParent)
+	return m
+}
+
+// ParseBatch reads a message of the stream EVENTS. buf is reused for the
+// lines, which stay valid as long as the caller leaves it alone; the grown
+// buffer is returned.
+func ParseBatch(subj string, h nats.Header, data, buf []byte) (Batch, []byte, error) {
+	b := Batch{
+		Endpoint: subject.Endpoint(subj), Hostname: h.Get(HeaderHostname), IP: h.Get(HeaderIP),
+		TraceParent: h.Get(HeaderTraceParent),
+	}
+	if f := h.Get(HeaderFormat); f != formatBatch {
+		return b, buf, fmt.Errorf("batch of unknown format %q", f)
+	}
+	received, err := time.Parse(time.RFC3339Nano, h.Get(HeaderReceived))
+	if err != nil {
+		return b, buf, fmt.Errorf("batch: time of receipt: %w", err)
+	}
+	b.Received = received
+	count, err := strconv.Atoi(h.Get(HeaderCount))
+	if err != nil || count < 0 || count > MaxBatchEvents {
+		return b, buf, fmt.Errorf("batch: bad count %q", h.Get(HeaderCount))
+	}
+	out, err := Decompress(buf[:0], data)
+	if err != nil {
+		return b, buf, fmt.Errorf("batch: %w", err)
+	}
+	b.Lines = make([][]byte, 0, count)
+	for rest := out; len(rest) > 0; {
+		line, after, found := bytes.Cut(rest, []byte{'\n'})
+		if !found {
+			return b, out, fmt.Errorf("batch: last line is not ended")
+		}
+		b.Lines = append(b.Lines, line)
+		rest = after
+	}
+	if len(b.Lines) != count {
+		return b, out, fmt.Errorf("batch: %d lines where %d were announced", len(b.Lines), count)
+	}
+	return b, out, nil
+}
+
+// setUnlessEmpty sets a header to a value made safe for one: control
+// characters become spaces.
+func setUnlessEmpty(h nats.Header, key, value string) {
+	if value == "" {
+		return
+	}
+	h.Set(key, headerSafe(value))
+}
+
+func headerSafe(s string) string {
+	clean := true
+	for i := 0; i < len(s); i++ {
+		if s[i] < ' ' || s[i] == 0x7f {
+			clean = false
+			break
+		}
+	}
+	if clean {
+		return s
+	}
+	b := []byte(s)
+	for i := range b {
+		if b[i] < ' ' || b[i] == 0x7f {
+			b[i] = ' '
+		}
+	}
+	return string(b)
+}

@@ -1,0 +1,157 @@
+// Package stream holds the definitions of the streams, key-value buckets and
+// object stores that make up Nightjar's record. Each has one owner, the only
+// service that creates or changes it; everybody else binds to it.
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+)
+
+// Names of the streams.
+const (
+	Events      = "EVENTS"
+	Alerts      = "ALERTS"
+	Audit       = "AUDIT"
+	DeadLetters = "DEADLETTER"
+)
+
+// Names of the key-value buckets.
+const (
+	Access    = "access"
+	Endpoints = "endpoints"
+	Rules     = "rules"
+	Commands  = "commands"
+	Reports   = "reports"
+)
+
+// Names of the object stores.
+const (
+	Containers = "containers"
+	Files      = "files"
+	Artifacts  = "artifacts"
+)
+
+// MaxMessage is the size in bytes that a message may have on NATS; a server
+// must be configured with at least this max_payload. It leaves room for the
+// longest line, 4 MiB, with its detection and headers.
+const MaxMessage = 8 << 20
+
+// DuplicateWindow is how long a stream remembers message ids by itself.
+// Repetitions that come later are recognised by the views.
+const DuplicateWindow = 2 * time.Minute
+
+// Limits are what an operator may choose. The zero value keeps everything
+// for ever on one replica.
+type Limits struct {
+	// MaxAge is how long messages are kept; 0 means for ever.
+	MaxAge time.Duration
+	// MaxBytes bounds a stream; 0 means no bound. A full stream refuses.
+	MaxBytes int64
+	// Replicas is the number of copies in a cluster; 0 means 1.
+	Replicas int
+}
+
+// definition returns the configuration of a stream.
+func definition(name string, l Limits) (jetstream.StreamConfig, error) {
+	subjects, ok := map[string]string{
+		Events:      subject.AllEvents,
+		Alerts:      subject.AllAlerts,
+		Audit:       subject.AllAudit,
+		DeadLetters: subject.AllDeadLetters,
+	}[name]
+	if !ok {
+		return jetstream.StreamConfig{}, fmt.Errorf("no stream %q is defined", name)
+	}
+	cfg := jetstream.StreamConfig{
+		Name:       name,
+		Subjects:   []string{subjects},
+		Retention:  jetstream.LimitsPolicy,
+		Storage:    jetstream.FileStorage,
+		Discard:    jetstream.DiscardNew,
+		MaxAge:     l.MaxAge,
+		MaxBytes:   -1,
+		MaxMsgs:    -1,
+		Replicas:   max(1, l.Replicas),
+		Duplicates: DuplicateWindow,
+	}
+	if l.MaxBytes > 0 {
+		cfg.MaxBytes = l.MaxBytes
+	}
+	if l.MaxAge > 0 && l.MaxAge < cfg.Duplicates {
+		cfg.Duplicates = l.MaxAge // the server demands it
+	}
+	return cfg, nil
+}
+
+// Ensure creates a stream or brings it to its definition. Only the stream's
+// owner calls it. It is idempotent.
+func Ensure(ctx context.Context, js jetstream.JetStream, name string, l Limits) error {
+	cfg, err := definition(name, l)
+	if err != nil {
+		return err
+	}
+	if _, err := js.CreateOrUpdateStream(ctx, cfg); err != nil {
+		return fmt.Errorf("stream %s: %w", name, err)
+	}
+	return nil
+}
+
+// EnsureKV creates a key-value bucket or brings it to its definition, with
+// the given number of past values of each key kept. Only the bucket's owner
+// calls it. It is idempotent.
+func EnsureKV(ctx context.Context, js jetstream.JetStream, bucket string, history uint8, replicas int) (jetstream.KeyValue, error) {
+	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: bucket, History: max(1, history), Replicas: max(1, replicas), Storage: jetstream.FileStorage,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("bucket %s: %w", bucket, err)
+	}
+	return kv, nil
+}
+
+// EnsureObjects creates an object store or brings it to its definition. Only
+// the store's owner calls it. It is idempotent.
+func EnsureObjects(ctx context.Context, js jetstream.JetStream, name string, l Limits) (jetstream.ObjectStore, error) {
+	cfg := jetstream.ObjectStoreConfig{Bucket: name, Storage: jetstream.FileStorage, Replicas: max(1, l.Replicas), MaxBytes: -1, TTL: l.MaxAge}
+	if l.MaxBytes > 0 {
+		cfg.MaxBytes = l.MaxBytes
+	}
+	o, err := js.CreateOrUpdateObjectStore(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("object store %s: %w", name, err)
+	}
+	return o, nil
+}
+
+// KVStream returns the name of the stream behind a key-value bucket, and the
+// filter over all its keys.
+func KVStream(bucket string) (name, filter string) {
+	return "KV_" + bucket, "$KV." + bucket + ".>"
+}
+
+// Await waits until a stream exists, whose owner may still be starting. It
+// ends with ctx.
+func Await(ctx context.Context, js jetstream.JetStream, name string) (jetstream.Stream, error) {
+	for {
+		s, err := js.Stream(ctx, name)
+		if err == nil {
+			return s, nil
+		}
+		if ctx.Err() == nil && !errors.Is(err, jetstream.ErrStreamNotFound) &&
+			!errors.Is(err, jetstream.ErrNoStreamResponse) && !errors.Is(err, context.DeadlineExceeded) {
+			return nil, fmt.Errorf("stream %s: %w", name, err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("waiting for stream %s: %w", name, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,194 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nightjar-edr/nightjar/pkg/bus"
+	"github.com/nightjar-edr/nightjar/pkg/config"
+	"github.com/nightjar-edr/nightjar/pkg/ops"
+)
+
+// Exit codes of every program.
+const (
+	ExitOK     = 0 // stopped on request
+	ExitFailed = 1 // failed at work
+	ExitUsage  = 2 // unusable flags or configuration
+)
+
+// StopTimeout is how long a program may take to stop cleanly.
+const StopTimeout = 20 * time.Second
+
+// Env is what a component is given from outside.
+type Env struct {
+	Bus *bus.Bus
+	Log *slog.Logger
+	// Metrics is the component's own registry.
+	Metrics prometheus.Registerer
+	// DataDir is the folder of the component's store.
+	DataDir string
+	// Sync makes the store wait for stable storage at every commit.
+	Sync bool
+	// Replicas is the number of copies of each stream and bucket.
+	Replicas int
+}
+
+// Component is a service.
+type Component interface {
+	// Run works until ctx ends, then finishes the work in hand, closes what
+	// the component opened, and returns nil. It is called once.
+	Run(ctx context.Context) error
+	// Ready returns nil when the component has caught up and can do its
+	// work, otherwise the reason why not. It is cheap and may be called at
+	// any time.
+	Ready() error
+}
+
+// AddLogFlags adds --log-level and --log-format and returns a function that
+// makes the logger once the flags are read.
+func AddLogFlags(fs *flag.FlagSet) func(w *os.File) (*slog.Logger, error) {
+	level := fs.String("log-level", "info", "debug, info, warn or error")
+	format := fs.String("log-format", "", "text or json; unset: text on a terminal, else json")
+	return func(w *os.File) (*slog.Logger, error) {
+		var l slog.Level
+		if err := l.UnmarshalText([]byte(*level)); err != nil {
+			return nil, fmt.Errorf("log-level %q: want debug, info, warn or error", *level)
+		}
+		f := *format
+		if f == "" {
+			f = "json"
+			if st, err := w.Stat(); err == nil && st.Mode()&os.ModeCharDevice != 0 {
+				f = "text"
+			}
+		}
+		switch f {
+		case "text":
+			return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l})), nil
+		case "json":
+			return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l})), nil
+		}
+		return nil, fmt.Errorf("log-format %q: want text or json", f)
+	}
+}
+
+// Program describes the program of a single service.
+type Program struct {
+	// Name of the service and Intro, a sentence for --help.
+	Name, Intro string
+	// Flags adds the service's own flags and returns the function that makes
+	// the component once they are read. An error that wraps ErrUsage ends
+	// the program with ExitUsage.
+	Flags func(fs *flag.FlagSet) func(Env) (Component, error)
+}
+
+// ErrUsage marks an error as one of flags or configuration.
+var ErrUsage = errors.New("usage")
+
+// Main runs a service as a program of its own and returns its exit code.
+func (p Program) Main(args []string, stderr *os.File) int {
+	fs := config.NewFlagSet(p.Name, p.Intro, stderr)
+	url := fs.String("nats-url", "nats://127.0.0.1:4222", "address of the NATS servers, comma-separated")
+	nkey := fs.String("nats-nkey", "", "file with the NKey seed of this service")
+	ca := fs.String("nats-ca", "", "PEM file with the certificate authority of the NATS servers")
+	dir := fs.String("data-dir", "./data", "folder of this service's store")
+	opsAddr := fs.String("ops-addr", ":8080", "address of /metrics, /healthz and /readyz")
+	replicas := fs.Int("replicas", 1, "copies of each stream and bucket that this service owns")
+	sync := config.Sync{Always: true}
+	fs.Var(&sync, "sync", "always: every commit waits for stable storage; or an interval such as 10s")
+	logger := AddLogFlags(fs)
+	build := p.Flags(fs)
+	fail := func(code int, err error) int {
+		fmt.Fprintf(stderr, "%s: %v\n", p.Name, err)
+		return code
+	}
+	if err := config.Parse(fs, args); errors.Is(err, config.ErrHelp) {
+		return ExitOK
+	} else if err != nil {
+		return fail(ExitUsage, err)
+	}
+	log, err := logger(stderr)
+	if err != nil {
+		return fail(ExitUsage, err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	b, err := bus.Connect(bus.Options{Service: p.Name, URL: *url, SeedFile: *nkey, CAFile: *ca, Log: log})
+	if err != nil {
+		return fail(ExitFailed, err)
+	}
+	defer b.Close()
+	o, err := ops.Listen(*opsAddr, log)
+	if err != nil {
+		return fail(ExitFailed, err)
+	}
+	c, err := build(Env{Bus: b, Log: log.With("service", p.Name), Metrics: o.Registry(p.Name), DataDir: filepath.Clean(*dir), Sync: sync.Always, Replicas: *replicas})
+	if err != nil {
+		if errors.Is(err, ErrUsage) {
+			return fail(ExitUsage, err)
+		}
+		return fail(ExitFailed, err)
+	}
+	o.Check(p.Name, c.Ready)
+	go o.Serve()
+	defer o.Close()
+	log.Info("started", "service", p.Name)
+	if err := RunAll(ctx, log, c); err != nil {
+		return fail(ExitFailed, err)
+	}
+	log.Info("stopped", "service", p.Name)
+	return ExitOK
+}
+
+// RunAll runs components side by side until ctx ends or one fails, then stops
+// the others and waits for them, at most StopTimeout.
+func RunAll(ctx context.Context, log *slog.Logger, components ...Component) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, len(components))
+	for _, c := range components {
+		go func() { done <- c.Run(ctx) }()
+	}
+	var failure error
+	left := len(components)
+	for left > 0 && ctx.Err() == nil {
+		select {
+		case err := <-done:
+			left--
+			if err != nil {
+				failure = err
+			}
+			cancel()
+		case <-ctx.Done():
+		}
+	}
+	limit := time.NewTimer(StopTimeout)
+	defer limit.Stop()
+	for ; left > 0; left-- {
+		select {
+		case err := <-done:
+			if err != nil && failure == nil {
+				failure = err
+			}
+		case <-limit.C:
+			return errors.Join(failure, fmt.Errorf("not stopped within %s", StopTimeout))
+		}
+	}
+	if failure != nil {
+		log.Error("stopped by a failure", "error", failure)
+	}
+	return failure
+}
+
+// Discard is a logger that writes nothing, for tests.
+func Discard() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }

@@ -1,0 +1,89 @@
+// Package store opens the Badger stores of Nightjar's services. A store is a
+// view of what JetStream holds: it can be deleted while its service is
+// stopped, and is built again at the next start.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+// ErrInUse means that another process has the store open.
+var ErrInUse = errors.New("in use by another process")
+
+// Options choose how a store is opened.
+type Options struct {
+	// Dir is the store's own folder, made if missing.
+	Dir string
+	// Sync makes every commit wait for stable storage.
+	Sync bool
+	// Large suits a store of many megabytes a second; otherwise memory is
+	// kept small.
+	Large bool
+	// Log receives Badger's warnings and errors.
+	Log *slog.Logger
+}
+
+// Open opens or creates a store. The caller closes it.
+func Open(o Options) (*badger.DB, error) {
+	if err := os.MkdirAll(o.Dir, 0o750); err != nil {
+		return nil, fmt.Errorf("store %s: %w", o.Dir, err)
+	}
+	opts := badger.DefaultOptions(o.Dir).
+		WithSyncWrites(o.Sync).
+		WithLogger(badgerLog{o.Log}).
+		WithNumCompactors(2).
+		WithMetricsEnabled(false).
+		WithBlockCacheSize(8 << 20).
+		WithIndexCacheSize(8 << 20).
+		WithMemTableSize(16 << 20).
+		WithNumMemtables(3).
+		WithValueLogFileSize(64 << 20)
+	if o.Large {
+		opts = opts.WithMemTableSize(64 << 20).WithNumMemtables(3).WithBlockCacheSize(32 << 20).WithIndexCacheSize(32 << 20).WithValueLogFileSize(256 << 20)
+	}
+	db, err := badger.Open(opts)
+	if err != nil {
+		if strings.Contains(err.Error(), "Another process is using this Badger database") ||
+			strings.Contains(err.Error(), "Cannot acquire directory lock") {
+			err = ErrInUse
+		}
+		return nil, fmt.Errorf("store %s: %w", o.Dir, err)
+	}
+	return db, nil
+}
+
+// CollectGarbage gives the space of overwritten and expired values back, at
+// every interval until ctx ends.
+func CollectGarbage(ctx context.Context, db *badger.DB, every time.Duration) {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			for ctx.Err() == nil && db.RunValueLogGC(0.5) == nil {
+			}
+		}
+	}
+}
+
+type badgerLog struct{ log *slog.Logger }
+
+func (l badgerLog) write(level slog.Level, f string, a ...any) {
+	if l.log != nil {
+		l.log.Log(context.Background(), level, strings.TrimSpace(fmt.Sprintf(f, a...)), "component", "badger")
+	}
+}
+func (l badgerLog) Errorf(f string, a ...any)   { l.write(slog.LevelError, f, a...) }
+func (l badgerLog) Warningf(f string, a ...any) { l.write(slog.LevelWarn, f, a...) }
+func (l badgerLog) Infof(f string, a ...any)    { l.write(slog.LevelDebug, f, a...) }
+func (l badgerLog) Debugf(string, ...any)       {}

@@ -1,0 +1,14 @@
+// Package view is the one mechanism by which Nightjar's services fold facts
+// from JetStream into their Badger stores.
+//
+// A View reads one stream in order and hands groups of messages to a Fold,
+// together with a Badger transaction. The position reached in the stream is
+// written in the same transaction, so a fact is folded exactly once whatever
+// crashes when: a restart goes on behind the position, and a deleted store is
+// built again from the first message.
+//
+// The identity of the stream (its name and time of creation) is kept with the
+// position. A stream that was recreated, that ends before the position, or
+// that has lost messages behind it is never passed over in silence: the view
+// stops, says why in Err, in the log and in a metric, and is not ready.
+package view

@@ -1,0 +1,405 @@
+package view
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+)
+
+// ErrGap means that the stream is not the one the view was built from, or
+// that messages are missing behind the view's position. The store must be
+// deleted to build the view again from what the stream still holds.
+var ErrGap = errors.New("gap between the view and its stream")
+
+// Bounds of a group of messages that one transaction folds.
+const (
+	maxGroup      = 256
+	maxGroupBytes = 2 << 20
+	pullBytes     = 4 << 20
+)
+
+// Msg is a message of a stream.
+type Msg struct {
+	Subject string
+	Header  nats.Header
+	Data    []byte
+	// Seq is the message's sequence in its stream, Time when it was stored.
+	Seq  uint64
+	Time time.Time
+	// pending is how many messages followed it when it was delivered.
+	pending uint64
+}
+
+// Deleted tells whether the message of a key-value bucket deletes its key.
+func (m *Msg) Deleted() bool {
+	op := m.Header.Get("KV-Operation")
+	return op == "DEL" || op == "PURGE"
+}
+
+// Fold folds messages, in order, into a transaction. When the transaction is
+// on stable storage the function it returned, if any, is called, and only
+// then are readers told; there it may change what it keeps in memory. Fold
+// may be called again with the same messages, or a first part of them, when a
+// transaction has failed: before the commit it changes nothing but txn. A
+// message that cannot be read must be logged and passed over by Fold; an
+// error stops the view.
+type Fold func(txn *badger.Txn, msgs []Msg) (committed func(), err error)
+
+// Config describes a view.
+type Config struct {
+	// Name is unique within the store.
+	Name string
+	// Stream is folded, all of it or the subjects that match Filters.
+	Stream  string
+	Filters []string
+	// Compacted says that the stream loses messages by design (a key-value
+	// bucket), so that missing sequences are no gap.
+	Compacted bool
+	DB        *badger.DB
+	JS        jetstream.JetStream
+	Log       *slog.Logger
+	// Metrics receives the view's metrics, may be nil.
+	Metrics *Metrics
+	Fold    Fold
+}
+
+// position is what is kept in the store beside the folded facts.
+type position struct {
+	Stream  string    `json:"stream"`
+	Created time.Time `json:"created"`
+	Seq     uint64    `json:"seq"`
+}
+
+// View folds one stream. Make it with New and run it with Run.
+type View struct {
+	cfg   Config
+	key   []byte
+	pos   position
+	ready atomic.Bool
+
+	mu      sync.Mutex
+	seq     uint64
+	waiters map[chan struct{}]uint64
+	err     error
+}
+
+// Metrics are the metrics of a service's views, labelled by view.
+type Metrics struct {
+	position, lag, gap *prometheus.GaugeVec
+	folded             *prometheus.CounterVec
+}
+
+// NewMetrics registers the metrics of the views of a service.
+func NewMetrics(reg prometheus.Registerer, service string) *Metrics {
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: service, Name: name, Help: help}, []string{"view"})
+		reg.MustRegister(g)
+		return g
+	}
+	m := &Metrics{
+		position: gauge("view_position", "Sequence of the last message of the stream that is folded."),
+		lag:      gauge("view_lag_messages", "Messages of the stream that are not folded yet."),
+		gap:      gauge("view_gap", "1 when the view has met a gap in its stream and stands still."),
+		folded: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: service,
+			Name: "view_folded_messages_total", Help: "Messages folded."}, []string{"view"}),
+	}
+	reg.MustRegister(m.folded)
+	return m
+}
+
+// New reads the view's position from its store. It touches no stream yet.
+func New(cfg Config) (*View, error) {
+	v := &View{cfg: cfg, key: []byte("\x00view/" + cfg.Name), waiters: map[chan struct{}]uint64{}}
+	err := cfg.DB.View(func(txn *badger.Txn) error {
+		item, err := txn.Get(v.key)
+		if errors.Is(err, badger.ErrKeyNotFound) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		return item.Value(func(b []byte) error { return json.Unmarshal(b, &v.pos) })
+	})
+	if err != nil {
+		return nil, fmt.Errorf("view %s: read position: %w", cfg.Name, err)
+	}
+	v.seq = v.pos.Seq
+	return v, nil
+}
+
+// Ready tells whether the view has caught up with its stream since it was
+// started and is not far behind now.
+func (v *View) Ready() bool { return v.ready.Load() && v.Err() == nil }
+
+// Err returns why the view stands still, nil while it runs.
+func (v *View) Err() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.err
+}
+
+// Position returns the sequence of the last message that is folded.
+func (v *View) Position() uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.seq
+}
+
+// Wait returns when the message with sequence seq, or a later one, is folded.
+func (v *View) Wait(ctx context.Context, seq uint64) error {
+	v.mu.Lock()
+	if v.seq >= seq {
+		v.mu.Unlock()
+		return nil
+	}
+	ch := make(chan struct{})
+	v.waiters[ch] = seq
+	v.mu.Unlock()
+	select {
+	case <-ch:
+		return nil
+	case <-ctx.Done():
+		v.mu.Lock()
+		delete(v.waiters, ch)
+		v.mu.Unlock()
+		return fmt.Errorf("view %s: waiting for sequence %d: %w", v.cfg.Name, seq, ctx.Err())
+	}
+}
+
+// WaitReady returns when the view has caught up for the first time.
+func (v *View) WaitReady(ctx context.Context) error {
+	for !v.Ready() {
+		if err := v.Err(); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("view %s: catching up: %w", v.cfg.Name, ctx.Err())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// Run folds until ctx ends, and then returns nil. It survives a lost
+// connection. A gap makes it stand still until ctx ends; an error of the
+// store or of Fold is returned.
+func (v *View) Run(ctx context.Context) error {
+	s, err := stream.Await(ctx, v.cfg.JS, v.cfg.Stream)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("view %s: %w", v.cfg.Name, err)
+	}
+	if err := v.identify(s.CachedInfo()); err != nil {
+		v.stall(err)
+		<-ctx.Done()
+		return nil
+	}
+	for ctx.Err() == nil {
+		err := v.follow(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, errFold):
+			v.stall(err)
+			return fmt.Errorf("view %s: %w", v.cfg.Name, err)
+		case errors.Is(err, ErrGap):
+			v.stall(err)
+			<-ctx.Done()
+			return nil
+		case err != nil:
+			v.cfg.Log.Warn("view lost its stream, trying again", "view", v.cfg.Name, "error", err)
+			v.ready.Store(false)
+			select {
+			case <-ctx.Done():
+			case <-time.After(250 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+func (v *View) stall(err error) {
+	v.mu.Lock()
+	v.err = err
+	v.mu.Unlock()
+	v.ready.Store(false)
+	v.cfg.Log.Error("view stands still", "view", v.cfg.Name, "stream", v.cfg.Stream, "error", err)
+	if m := v.cfg.Metrics; m != nil && errors.Is(err, ErrGap) {
+		m.gap.WithLabelValues(v.cfg.Name).Set(1)
+	}
+}
+
+// identify holds the stream against what the position says of it.
+func (v *View) identify(info *jetstream.StreamInfo) error {
+	if v.pos.Stream == "" {
+		v.pos = position{Stream: v.cfg.Stream, Created: info.Created}
+		return nil
+	}
+	switch st := info.State; {
+	case !v.pos.Created.Equal(info.Created):
+		return fmt.Errorf("%w: stream %s was created at %s, the view was built from the one of %s",
+			ErrGap, v.cfg.Stream, info.Created.Format(time.RFC3339), v.pos.Created.Format(time.RFC3339))
+	case st.LastSeq < v.pos.Seq:
+		return fmt.Errorf("%w: stream %s ends at sequence %d, the view had reached %d", ErrGap, v.cfg.Stream, st.LastSeq, v.pos.Seq)
+	case !v.cfg.Compacted && st.FirstSeq > v.pos.Seq+1:
+		return fmt.Errorf("%w: stream %s begins at sequence %d, the view had reached only %d", ErrGap, v.cfg.Stream, st.FirstSeq, v.pos.Seq)
+	}
+	return nil
+}
+
+var errFold = errors.New("fold")
+
+// follow reads the stream from the position on, until it fails or ctx ends.
+func (v *View) follow(ctx context.Context) error {
+	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: v.cfg.Filters, DeliverPolicy: jetstream.DeliverAllPolicy}
+	if v.pos.Seq > 0 {
+		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, v.pos.Seq+1
+	}
+	c, err := v.cfg.JS.OrderedConsumer(ctx, v.cfg.Stream, cfg)
+	if err != nil {
+		return fmt.Errorf("consumer: %w", err)
+	}
+	info, err := c.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("consumer: %w", err)
+	}
+	v.lag(info.NumPending)
+	msgs := make(chan Msg, maxGroup)
+	failed := make(chan error, 1)
+	stop := make(chan struct{})
+	consume, err := c.Consume(func(m jetstream.Msg) {
+		meta, err := m.Metadata()
+		if err != nil {
+			return // not a message of a stream
+		}
+		select {
+		case msgs <- Msg{Subject: m.Subject(), Header: m.Headers(), Data: m.Data(), Seq: meta.Sequence.Stream, Time: meta.Timestamp, pending: meta.NumPending}:
+		case <-stop:
+		}
+	}, jetstream.PullMaxMessagesWithBytesLimit(4*maxGroup, pullBytes), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+		if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, jetstream.ErrStreamNotFound) {
+			select {
+			case failed <- err:
+			default:
+			}
+		}
+	}))
+	if err != nil {
+		return fmt.Errorf("consume: %w", err)
+	}
+	defer func() { close(stop); consume.Stop() }()
+	var group []Msg
+	for {
+		group = group[:0]
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			return err
+		case <-consume.Closed():
+			return errors.New("the consumer was closed")
+		case m := <-msgs:
+			group = append(group, m)
+		}
+		size := len(group[0].Data)
+	more:
+		for len(group) < maxGroup && size < maxGroupBytes {
+			select {
+			case m := <-msgs:
+				group = append(group, m)
+				size += len(m.Data)
+			default:
+				break more
+			}
+		}
+		if err := v.fold(group); err != nil {
+			return fmt.Errorf("%w: %w", errFold, err)
+		}
+		last := &group[len(group)-1]
+		v.lag(last.pending + uint64(len(msgs)))
+		if v.ready.Load() && last.pending > 0 && time.Since(last.Time) > time.Minute {
+			v.ready.Store(false)
+		}
+	}
+}
+
+// lag notes how much is still to come.
+func (v *View) lag(pending uint64) {
+	if m := v.cfg.Metrics; m != nil {
+		m.lag.WithLabelValues(v.cfg.Name).Set(float64(pending))
+	}
+	if pending == 0 {
+		v.ready.Store(true)
+	}
+}
+
+// fold commits a group, in halves when it is too big for one transaction.
+func (v *View) fold(group []Msg) error {
+	for len(group) > 0 && group[0].Seq <= v.pos.Seq {
+		group = group[1:]
+	}
+	if len(group) == 0 {
+		return nil
+	}
+	err := v.commit(group)
+	if errors.Is(err, badger.ErrTxnTooBig) && len(group) > 1 {
+		if err := v.fold(group[:len(group)/2]); err != nil {
+			return err
+		}
+		return v.fold(group[len(group)/2:])
+	}
+	return err
+}
+
+func (v *View) commit(group []Msg) error {
+	next := v.pos
+	next.Seq = group[len(group)-1].Seq
+	txn := v.cfg.DB.NewTransaction(true)
+	defer txn.Discard()
+	committed, err := v.cfg.Fold(txn, group)
+	if err != nil {
+		return fmt.Errorf("messages %d to %d: %w", group[0].Seq, next.Seq, err)
+	}
+	value, err := json.Marshal(next)
+	if err != nil {
+		return err
+	}
+	if err := txn.Set(v.key, value); err != nil {
+		return err
+	}
+	if err := txn.Commit(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	v.pos = next
+	if committed != nil {
+		committed()
+	}
+	if m := v.cfg.Metrics; m != nil {
+		m.position.WithLabelValues(v.cfg.Name).Set(float64(next.Seq))
+		m.folded.WithLabelValues(v.cfg.Name).Add(float64(len(group)))
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.seq = next.Seq
+	for ch, seq := range v.waiters {
+		if seq <= v.seq {
+			close(ch)
+			delete(v.waiters, ch)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,7 @@
+module github.com/nightjar-edr/nightjar/services/report-scorer
+
+go 1.26.0
+
+require github.com/nightjar-edr/nightjar/pkg v0.0.0
+
+replace github.com/nightjar-edr/nightjar/pkg => ../../pkg

@@ -1,0 +1,144 @@
+package message_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/event"
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+)
+
+var update = flag.Bool("update", false, "write the golden samples anew")
+
+const endpoint = "03e31275-2277-d8e0-bb5f-480fac7ee4ef"
+
+var received = time.Date(2026, 11, 24, 21, 0, 0, 123456789, time.UTC)
+
+// golden pins the form of a message: subject, headers in order, data.
+func golden(t *testing.T, name string, m *nats.Msg, binary bool) {
+	t.Helper()
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n", m.Subject)
+	var keys []string
+	for k := range m.Header {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		fmt.Fprintf(&b, "%s: %s\n", k, strings.Join(m.Header[k], " | "))
+	}
+	if !binary {
+		fmt.Fprintf(&b, "\n%s\n", m.Data)
+	}
+	file := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.String() != string(want) {
+		t.Errorf("%s: the contract has changed\ngot:\n%s\nwant:\n%s", file, b.String(), want)
+	}
+}
+
+func TestBatch(t *testing.T) {
+	lines := []string{`{"Event":{"n":1}}`, ` {"a": "é"}`, `{}`}
+	b := message.Batch{Endpoint: endpoint, Hostname: "WS-01", IP: "192.0.2.7", Received: received, TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+	m := b.BatchMsg([]byte(strings.Join(lines, "\n")+"\n"), len(lines))
+	golden(t, "batch", m, true)
+	got, _, err := message.ParseBatch(m.Subject, m.Header, m.Data, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back []string
+	for _, l := range got.Lines {
+		back = append(back, string(l))
+	}
+	if !slices.Equal(back, lines) || got.Endpoint != endpoint || got.Hostname != "WS-01" || !got.Received.Equal(received) {
+		t.Errorf("read back %+v %q", got, back)
+	}
+	again := b
+	again.Received = received.Add(time.Hour)
+	if id := again.BatchMsg([]byte(strings.Join(lines, "\n")+"\n"), len(lines)).Header.Get(nats.MsgIdHdr); id != m.Header.Get(nats.MsgIdHdr) {
+		t.Error("the same content published later has another message id")
+	}
+	m.Header.Set(message.HeaderCount, "2")
+	if _, _, err := message.ParseBatch(m.Subject, m.Header, m.Data, nil); err == nil {
+		t.Error("a batch with a wrong count was read")
+	}
+}
+
+func TestAlert(t *testing.T) {
+	for name, line := range map[string]string{
+		"alert":         `{"Event":{"EventData":{"Image":"x"},"GeneInfo":{"Signature":["A,1","B"],"Criticality":8}}}`,
+		"alert-kunai":   `{"data":{"exe":"/bin/x"},"Event":{"GeneInfo":{"Signature":["A"],"Criticality":8}}}`,
+		"alert-edrdata": `{"Event":{"EdrData":{"sent":"by the agent"},"GeneInfo":{"Signature":["A"],"Criticality":8}}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := message.Alert{
+				Endpoint: endpoint, Hostname: "WS-01", IP: "192.0.2.7", Received: received, Time: received, Timed: true,
+				Hash: event.HashOf([]byte("sent")), Line: []byte(line), Signatures: []string{"A,1", "B"}, Criticality: 8, Origin: message.OriginBoth,
+				Rules: []message.RuleInfo{{Name: "B", Criticality: 8, ATTACK: []event.Attack{{ID: "T1059", Tactic: "execution"}}}},
+			}
+			m, err := a.Msg()
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, name, m, false)
+			if _, err := event.Scan(m.Data); err != nil {
+				t.Errorf("payload: %v", err)
+			}
+			back, err := message.ParseAlert(m.Header, m.Data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(back.Line) != line {
+				t.Errorf("stored line %s, want %s", back.Line, line)
+			}
+			if !slices.Equal(back.Signatures, a.Signatures) || back.Hash != a.Hash || !back.Time.Equal(a.Time) || len(back.Rules) != 1 {
+				t.Errorf("read back %+v", back)
+			}
+		})
+	}
+}
+
+func TestDeadLetter(t *testing.T) {
+	d := message.DeadLetter{Endpoint: endpoint, Reason: message.ReasonNotJSON, Detail: "line 3\nof the body", Received: received, Line: []byte("no event"), Size: 8}
+	golden(t, "deadletter", d.Msg(), false)
+}
+
+func TestDecompressIsBounded(t *testing.T) {
+	bomb := message.Compress(nil, bytes.Repeat([]byte{'a'}, 65<<20))
+	if _, err := message.Decompress(nil, bomb); err == nil {
+		t.Errorf("%d bytes inflated to more than 64 MiB", len(bomb))
+	}
+}
+
+func FuzzParseAlert(f *testing.F) {
+	f.Add("0-1", "", []byte(`{}`))
+	f.Add("5-3", "x", []byte(`{"Event":{}}`))
+	f.Fuzz(func(_ *testing.T, added, sent string, data []byte) {
+		h := nats.Header{}
+		h.Set(message.HeaderReceived, received.Format(time.RFC3339Nano))
+		h.Set(message.HeaderTime, received.Format(time.RFC3339Nano))
+		h.Set(message.HeaderHash, strings.Repeat("0", 32))
+		h.Set(message.HeaderCriticality, "1")
+		h.Set(message.HeaderRules, "null")
+		h.Set(message.HeaderAdded, added)
+		h.Set(message.HeaderSent, sent)
+		_, _ = message.ParseAlert(h, data) // must not panic
+	})
+}

@@ -1,0 +1,211 @@
+package view_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"github.com/nightjar-edr/nightjar/pkg/bus"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+	"github.com/nightjar-edr/nightjar/pkg/natstest"
+	"github.com/nightjar-edr/nightjar/pkg/store"
+	"github.com/nightjar-edr/nightjar/pkg/view"
+)
+
+// counter counts every message once per subject, which shows any message that
+// is folded twice or never.
+type counter struct {
+	t   *testing.T
+	db  *badger.DB
+	bus *bus.Bus
+	dir string
+	// tooBig makes folds of more messages than this fail.
+	tooBig int
+	*view.View
+	stop func()
+}
+
+func (c *counter) open() {
+	c.t.Helper()
+	db, err := store.Open(store.Options{Dir: c.dir, Sync: true})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.db = db
+	c.View, err = view.New(view.Config{Name: "count", Stream: "S", DB: db, JS: c.bus.JS, Log: lifecycle.Discard(), Fold: c.fold})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(c.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	c.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			c.t.Errorf("run: %v", err)
+		}
+		if err := db.Close(); err != nil {
+			c.t.Error(err)
+		}
+	}
+}
+
+func (c *counter) fold(txn *badger.Txn, msgs []view.Msg) (func(), error) {
+	if c.tooBig > 0 && len(msgs) > c.tooBig {
+		return nil, fmt.Errorf("set: %w", badger.ErrTxnTooBig)
+	}
+	for _, m := range msgs {
+		n, err := get(txn, m.Subject)
+		if err != nil {
+			return nil, err
+		}
+		if err := txn.Set([]byte(m.Subject), binary.BigEndian.AppendUint64(nil, n+1)); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+func get(txn *badger.Txn, key string) (n uint64, err error) {
+	item, err := txn.Get([]byte(key))
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return 0, nil
+	} else if err != nil {
+		return 0, err
+	}
+	err = item.Value(func(b []byte) error { n = binary.BigEndian.Uint64(b); return nil })
+	return n, err
+}
+
+func (c *counter) count(subject string) (n uint64) {
+	c.t.Helper()
+	err := c.db.View(func(txn *badger.Txn) (err error) { n, err = get(txn, subject); return err })
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return n
+}
+
+func publish(t *testing.T, b *bus.Bus, subject string, n int) (last uint64) {
+	t.Helper()
+	for range n {
+		ack, err := b.JS.Publish(t.Context(), subject, []byte("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = ack.Sequence
+	}
+	return last
+}
+
+func setup(t *testing.T) *counter {
+	t.Helper()
+	b := natstest.Start(t).Bus(t, "test")
+	createStream(t, b)
+	return &counter{t: t, bus: b, dir: filepath.Join(t.TempDir(), "store")}
+}
+
+func createStream(t *testing.T, b *bus.Bus) {
+	t.Helper()
+	if _, err := b.JS.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.*"}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFoldsOnceAcrossRestartsAndRebuild(t *testing.T) {
+	c := setup(t)
+	publish(t, c.bus, "s.a", 700)
+	c.open()
+	last := publish(t, c.bus, "s.b", 300)
+	if err := c.Wait(t.Context(), last); err != nil {
+		t.Fatal(err)
+	}
+	if !c.Ready() || c.Position() != last {
+		t.Errorf("ready %v at %d, want true at %d", c.Ready(), c.Position(), last)
+	}
+	c.stop()
+	last = publish(t, c.bus, "s.a", 50)
+	check := func(when string) {
+		t.Helper()
+		c.open()
+		defer c.stop()
+		if err := c.Wait(t.Context(), last); err != nil {
+			t.Fatal(err)
+		}
+		if a, b := c.count("s.a"), c.count("s.b"); a != 750 || b != 300 {
+			t.Errorf("%s: counted %d and %d, want 750 and 300", when, a, b)
+		}
+	}
+	check("after a restart")
+	c.dir = filepath.Join(t.TempDir(), "rebuilt")
+	check("built again")
+	c.dir, c.tooBig = filepath.Join(t.TempDir(), "halves"), 3
+	check("with small transactions")
+}
+
+func TestGapIsNoticed(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, b *bus.Bus){
+		"recreated": func(t *testing.T, b *bus.Bus) {
+			if err := b.JS.DeleteStream(t.Context(), "S"); err != nil {
+				t.Fatal(err)
+			}
+			createStream(t, b)
+			publish(t, b, "s.a", 30)
+		},
+		"head lost": func(t *testing.T, b *bus.Bus) {
+			s, err := b.JS.Stream(t.Context(), "S")
+			if err != nil {
+				t.Fatal(err)
+			}
+			publish(t, b, "s.a", 10)
+			if err := s.Purge(t.Context(), jetstream.WithPurgeSequence(15)); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := setup(t)
+			c.open()
+			if err := c.Wait(t.Context(), publish(t, c.bus, "s.a", 10)); err != nil {
+				t.Fatal(err)
+			}
+			c.stop()
+			damage(t, c.bus)
+			c.open()
+			defer c.stop()
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			if err := c.WaitReady(ctx); !errors.Is(err, view.ErrGap) {
+				t.Errorf("error %v, want %v", err, view.ErrGap)
+			}
+			if n := c.count("s.a"); c.Ready() || n != 10 {
+				t.Errorf("ready %v with %d messages, want false with 10", c.Ready(), n)
+			}
+		})
+	}
+}
+
+func TestStoreInUse(t *testing.T) {
+	dir := t.TempDir()
+	db, err := store.Open(store.Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	if _, err := store.Open(store.Options{Dir: dir}); !errors.Is(err, store.ErrInUse) {
+		t.Errorf("error %v, want %v", err, store.ErrInUse)
+	}
+}
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/golang/glog.(*fileSink).flushDaemon"),
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"))
+}

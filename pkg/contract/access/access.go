@@ -101,10 +101,11 @@ func ForService(name string) (Permissions, error) {
 	switch name {
 	case Gateway:
 		b.owns(stream.Events, "edr.events.*.*").owns(stream.DeadLetters, "edr.deadletter.>").owns(stream.Audit, "edr.audit.>").
-			kv(stream.Access).reads("KV_"+stream.Endpoints).reads("KV_"+stream.Rules).
+			kv(stream.Access).reads("KV_"+stream.Endpoints).reads("KV_"+stream.Rules).reads("KV_"+stream.Commands).
 			reads("OBJ_"+stream.Files).reads("OBJ_"+stream.Artifacts).reads("OBJ_"+stream.Containers).
 			pub("edr.registry.>", "edr.rules.>", "edr.commands.>", "edr.logs.>", "edr.artifacts.>", "edr.reports.>").
-			pub("$O."+stream.Files+".>", "$O."+stream.Artifacts+".>", "$O."+stream.Containers+".>")
+			pub("$O."+stream.Files+".>", "$O."+stream.Artifacts+".>", "$O."+stream.Containers+".>").
+			pub("$JS.API.STREAM.PURGE.OBJ_" + stream.Files) // an upload that breaks off is taken back
 	case Registry:
 		b.kv(stream.Endpoints).answers("edr.registry.>")
 	case Rules:

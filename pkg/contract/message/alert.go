@@ -1,6 +1,7 @@
 package message
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -23,9 +24,6 @@ const (
 	OriginManager Origin = "manager"
 	OriginBoth    Origin = "both"
 )
-
-// maxSent bounds the EdrData of an agent that an alert carries along.
-const maxSent = 64 << 10
 
 // RuleInfo is what the manager knows of a rule that an alert names: what a
 // report needs. Names that the manager does not know have none.
@@ -53,6 +51,10 @@ type Alert struct {
 	Criticality int
 	Origin      Origin
 	Rules       []RuleInfo
+	// ATTACK are the references of all Signatures. Msg puts them into the
+	// payload of an alert whose line has no GeneInfo to carry them; ParseAlert
+	// does not give them back.
+	ATTACK      []event.Attack
 	TraceParent string
 }
 
@@ -60,17 +62,11 @@ type Alert struct {
 // often and in whatever batch the event comes.
 func MsgID(endpoint string, hash event.Hash) string { return endpoint + ":" + hash.String() }
 
-// Msg makes the alert's message: the line with /Event/EdrData for the SIEM,
-// and headers.
+// Msg makes the alert's message: the line as a SIEM gets it, and headers. The
+// payload has /Event/EdrData and, where the agent's mark stands elsewhere than
+// in /Event/GeneInfo, that one as well.
 func (a *Alert) Msg() (*nats.Msg, error) {
-	info, err := event.Scan(a.Line)
-	if err != nil {
-		return nil, fmt.Errorf("alert: %w", err)
-	}
-	data, added, sent, err := event.WithEdrData(a.Line, &info, event.EdrData{
-		Endpoint: event.EdrEndpoint{UUID: a.Endpoint, Hostname: a.Hostname, IP: a.IP},
-		Event:    event.EdrEvent{Hash: a.Hash.String(), ReceiptTime: a.Received.UTC(), Detection: true},
-	})
+	data, err := a.payload()
 	if err != nil {
 		return nil, fmt.Errorf("alert: %w", err)
 	}
@@ -78,6 +74,7 @@ func (a *Alert) Msg() (*nats.Msg, error) {
 	if err != nil {
 		return nil, fmt.Errorf("alert: %w", err)
 	}
+	added, replaced := difference(a.Line, data)
 	m := nats.NewMsg(subject.Alerts(subject.SeverityOf(a.Criticality), a.Endpoint))
 	m.Data = data
 	h := m.Header
@@ -92,8 +89,8 @@ func (a *Alert) Msg() (*nats.Msg, error) {
 	h.Set(HeaderHash, a.Hash.String())
 	h.Set(HeaderRules, string(rules))
 	h.Set(HeaderAdded, strconv.Itoa(added.Start)+"-"+strconv.Itoa(added.End))
-	if len(sent) > 0 && len(sent) <= maxSent {
-		h.Set(HeaderSent, string(sent))
+	if len(replaced) > 0 {
+		h.Set(HeaderSent, base64.StdEncoding.EncodeToString(Compress(nil, replaced)))
 	}
 	setUnlessEmpty(h, HeaderHostname, a.Hostname)
 	setUnlessEmpty(h, HeaderIP, a.IP)
@@ -101,8 +98,46 @@ func (a *Alert) Msg() (*nats.Msg, error) {
 	return m, nil
 }
 
+// payload returns the line with what is added for the SIEM alone.
+func (a *Alert) payload() ([]byte, error) {
+	line := a.Line
+	info, err := event.Scan(line)
+	if err != nil {
+		return nil, err
+	}
+	if geneInfo := (event.Info{GeneInfo: info.GeneInfo}); a.Origin == OriginAgent && event.AgentMark(line, &geneInfo) == nil {
+		line, err = event.WithGeneInfo(line, &info, event.GeneInfo{Signature: a.Signatures, Criticality: a.Criticality, ATTACK: a.ATTACK})
+		if err != nil {
+			return nil, err
+		}
+		if info, err = event.Scan(line); err != nil {
+			return nil, err
+		}
+	}
+	line, _, _, err = event.WithEdrData(line, &info, event.EdrData{
+		Endpoint: event.EdrEndpoint{UUID: a.Endpoint, Hostname: a.Hostname, IP: a.IP},
+		Event:    event.EdrEvent{Hash: a.Hash.String(), ReceiptTime: a.Received.UTC(), Detection: true},
+	})
+	return line, err
+}
+
+// difference returns the one span of to outside of which it is the same as
+// from, and the bytes of from in its place.
+func difference(from, to []byte) (added event.Span, replaced []byte) {
+	n := min(len(from), len(to))
+	prefix := 0
+	for prefix < n && from[prefix] == to[prefix] {
+		prefix++
+	}
+	suffix := 0
+	for suffix < n-prefix && from[len(from)-1-suffix] == to[len(to)-1-suffix] {
+		suffix++
+	}
+	return event.Span{Start: prefix, End: len(to) - suffix}, from[prefix : len(from)-suffix]
+}
+
 // ParseAlert reads a message of the stream ALERTS back. The Line it returns
-// is the stored form, without the EdrData that was added for the SIEM.
+// is the stored form, byte by byte, without what was added for the SIEM.
 func ParseAlert(h nats.Header, data []byte) (Alert, error) {
 	a := Alert{
 		Endpoint: h.Get(HeaderEndpoint), Hostname: h.Get(HeaderHostname), IP: h.Get(HeaderIP),
@@ -135,16 +170,27 @@ func ParseAlert(h nats.Header, data []byte) (Alert, error) {
 	if added.Start < 0 || added.End < added.Start || added.End > len(data) {
 		return fail(HeaderAdded, fmt.Errorf("%q is outside of the message", h.Get(HeaderAdded)))
 	}
-	a.Line = event.Cut(data, added, []byte(h.Get(HeaderSent)))
+	var replaced []byte
+	if sent := h.Get(HeaderSent); sent != "" {
+		packed, err := base64.StdEncoding.DecodeString(sent)
+		if err != nil {
+			return fail(HeaderSent, err)
+		}
+		if replaced, err = Decompress(nil, packed); err != nil {
+			return fail(HeaderSent, err)
+		}
+	}
+	a.Line = event.Cut(data, added, replaced)
 	return a, nil
 }
 
-// joinNames writes names as a comma-separated list; commas, percent signs and
-// control characters within a name are percent-encoded.
+// joinNames writes names as a comma-separated list. A name with commas,
+// percent signs, control characters or blanks at its ends, which headers lose,
+// is percent-encoded.
 func joinNames(names []string) string {
 	out := make([]string, len(names))
 	for i, n := range names {
-		if strings.ContainsFunc(n, func(r rune) bool { return r < ' ' || r == ',' || r == '%' || r == 0x7f }) {
+		if n != strings.TrimSpace(n) || strings.ContainsFunc(n, func(r rune) bool { return r < ' ' || r == ',' || r == '%' || r == 0x7f }) {
 			n = url.PathEscape(n)
 			n = strings.ReplaceAll(n, ",", "%2C")
 		}

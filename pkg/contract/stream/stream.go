@@ -47,6 +47,11 @@ const MaxMessage = 8 << 20
 // Repetitions that come later are recognised by the views.
 const DuplicateWindow = 2 * time.Minute
 
+// MarkerTTL is how long the mark of a deleted key stays in a bucket when its
+// deletion asks for that. A view that was away for longer keeps what was
+// deleted meanwhile, until its store is deleted.
+const MarkerTTL = 30 * 24 * time.Hour
+
 // Limits are what an operator may choose. The zero value keeps everything
 // for ever on one replica.
 type Limits struct {
@@ -109,6 +114,7 @@ func Ensure(ctx context.Context, js jetstream.JetStream, name string, l Limits) 
 func EnsureKV(ctx context.Context, js jetstream.JetStream, bucket string, history uint8, replicas int) (jetstream.KeyValue, error) {
 	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket: bucket, History: max(1, history), Replicas: max(1, replicas), Storage: jetstream.FileStorage,
+		LimitMarkerTTL: MarkerTTL,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", bucket, err)

@@ -1,0 +1,66 @@
+# One verb per intention; `make help` lists them.
+SERVICES := api-gateway command-dispatch endpoint-registry log-ingest report-scorer rule-engine standalone
+MODULES  := pkg $(addprefix services/,$(SERVICES)) deploy/demo deploy/e2e
+PACKAGES := $(patsubst %,./%/...,$(MODULES))
+UNIT     := $(patsubst %,./%/...,$(filter-out deploy/e2e,$(MODULES)))
+
+# The race detector needs a C compiler; without one the tests run without it.
+RACE := $(shell test "$$(go env CGO_ENABLED)" = 1 && command -v "$$(go env CC)" >/dev/null 2>&1 && echo -race)
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+REVIVE      := github.com/mgechev/revive@v1.15.0
+
+NIGHTJAR_TESTDATA ?= ../shared
+FUZZTIME ?= 10s
+BENCHTIME ?= 1s
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## start a manager with three simulated endpoints and watch their alerts; Ctrl-C stops it
+	go run ./deploy/demo
+
+.PHONY: run
+run: ## start a clean manager with its data in ./data
+	go run ./services/standalone
+
+.PHONY: build
+build: ## build all programs into ./bin
+	go build -o bin/ $(patsubst %,./services/%,$(SERVICES)) ./deploy/demo
+
+.PHONY: test
+test: ## run all tests; needs nothing but Go, takes a few minutes
+	go test $(RACE) -timeout 10m $(UNIT)
+	go test -timeout 15m ./deploy/e2e/...
+
+.PHONY: test-recorded
+test-recorded: ## run the tests on recorded events and rules, found in NIGHTJAR_TESTDATA (default ../shared)
+	@test -d "$(NIGHTJAR_TESTDATA)/data/events" || { \
+	  echo "make test-recorded: no recorded data in $(abspath $(NIGHTJAR_TESTDATA)); set NIGHTJAR_TESTDATA to the folder that holds data/events and data/rules" >&2; exit 1; }
+	NIGHTJAR_TESTDATA="$(abspath $(NIGHTJAR_TESTDATA))" go test -tags recorded -run Recorded -timeout 15m ./services/rule-engine/... ./deploy/e2e/...
+
+.PHONY: fuzz
+fuzz: ## fuzz every parser of outside bytes, each for FUZZTIME (default 10s)
+	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -h -o '^func Fuzz[A-Za-z0-9]*' $$dir/*_test.go | cut -d' ' -f2); do \
+	    echo "== $$dir $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$dir; done; done
+
+.PHONY: bench
+bench: ## run the benchmarks, each beside a baseline measured in the same run
+	go test -run '^$$' -bench . -benchtime $(BENCHTIME) -timeout 30m $(UNIT)
+
+.PHONY: lint
+lint: ## check formatting, vet, staticcheck and doc comments
+	@unformatted=$$(gofmt -l $(MODULES)); test -z "$$unformatted" || { echo "gofmt has not been run on:"; echo "$$unformatted"; exit 1; }
+	go vet $(PACKAGES)
+	go vet -tags recorded ./services/rule-engine/... ./deploy/e2e/...
+	go run $(STATICCHECK) $(PACKAGES)
+	go run $(REVIVE) -config revive.toml -formatter friendly -set_exit_status $(PACKAGES)
+
+.PHONY: tidy
+tidy: ## bring every go.mod up to date
+	@for m in $(MODULES); do echo "$$m"; (cd $$m && go mod tidy) || exit 1; done

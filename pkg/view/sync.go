@@ -1,0 +1,43 @@
+package view
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Sync returns when everything that the stream held at the time of the call
+// is folded, whoever wrote it. What is read from the view afterwards reflects
+// every change that had been acknowledged before the call, also one that
+// another replica made. It costs a request to JetStream. A view that stands
+// still fails at once.
+func (v *View) Sync(ctx context.Context) error {
+	for last := uint64(0); ; {
+		if err := v.Err(); err != nil {
+			return err
+		}
+		s, err := v.cfg.JS.Stream(ctx, v.cfg.Stream)
+		if err != nil {
+			return fmt.Errorf("view %s: end of stream %s: %w", v.cfg.Name, v.cfg.Stream, err)
+		}
+		end := s.CachedInfo().State.LastSeq
+		if v.Position() >= end {
+			return nil
+		}
+		// The last message may be gone, so that the view never reaches its
+		// sequence: a mark of deletion that has expired, or one superseded
+		// since. When nothing came after it, being caught up is all there is.
+		if _, err := s.GetMsg(ctx, end); errors.Is(err, jetstream.ErrMsgNotFound) {
+			if end == last {
+				return v.WaitReady(ctx)
+			}
+			last = end
+			continue
+		} else if err != nil {
+			return fmt.Errorf("view %s: end of stream %s: %w", v.cfg.Name, v.cfg.Stream, err)
+		}
+		return v.Wait(ctx, end)
+	}
+}

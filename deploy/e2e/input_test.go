@@ -52,7 +52,7 @@ func TestBadSettings(t *testing.T) {
 		"agent port taken":     {append(free(), "--agent-addr", taken.Addr().String()), 1, []string{taken.Addr().String(), "in use"}},
 		"nats port taken":      {append(free(), "--nats-addr", taken.Addr().String()), 1, []string{taken.Addr().String(), "in use"}},
 		"ops port taken":       {append(free(), "--ops-addr", taken.Addr().String()), 1, []string{taken.Addr().String(), "in use"}},
-		"rules do not compile": {append(free(), "--rules-dir", rules), 1, []string{"bad.gen", "TheBadRule", "(x"}},
+		"rules do not compile": {append(free(), "--rules-dir", rules), 2, []string{"bad.gen", "TheBadRule", "(x"}},
 		"no rules folder":      {append(free(), "--rules-dir", file+"-none"), 2, []string{file + "-none"}},
 	} {
 		t.Run(name, func(t *testing.T) {

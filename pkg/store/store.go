@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
 )
 
 // ErrInUse means that another process has the store open.
@@ -43,11 +44,16 @@ func Open(o Options) (*badger.DB, error) {
 		WithMetricsEnabled(false).
 		WithBlockCacheSize(8 << 20).
 		WithIndexCacheSize(8 << 20).
-		WithMemTableSize(16 << 20).
-		WithNumMemtables(3).
+		WithMemTableSize(8 << 20).
+		WithNumMemtables(2).
 		WithValueLogFileSize(64 << 20)
 	if o.Large {
-		opts = opts.WithMemTableSize(64 << 20).WithNumMemtables(3).WithBlockCacheSize(32 << 20).WithIndexCacheSize(32 << 20).WithValueLogFileSize(256 << 20)
+		// Values are compressed already. Small tables keep the buffers of
+		// flushes and compactions small, of which Badger holds up to eight;
+		// more of them on level 0 keep writers from waiting.
+		opts = opts.WithCompression(options.None).WithBaseTableSize(1 << 20).
+			WithNumMemtables(5).WithNumLevelZeroTables(10).WithNumLevelZeroTablesStall(30).
+			WithBlockCacheSize(0).WithIndexCacheSize(16 << 20).WithValueLogFileSize(256 << 20)
 	}
 	db, err := badger.Open(opts)
 	if err != nil {

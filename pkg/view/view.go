@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 )
@@ -23,11 +24,12 @@ import (
 // deleted to build the view again from what the stream still holds.
 var ErrGap = errors.New("gap between the view and its stream")
 
-// Bounds of a group of messages that one transaction folds.
+// Bounds of a group of messages that one transaction folds. A pull must have
+// room for the largest message, or the server would never deliver that one.
 const (
 	maxGroup      = 256
-	maxGroupBytes = 2 << 20
-	pullBytes     = 4 << 20
+	maxGroupBytes = 1 << 20
+	pullBytes     = stream.MaxMessage + 4<<20
 )
 
 // Msg is a message of a stream.
@@ -279,16 +281,21 @@ func (v *View) follow(ctx context.Context) error {
 	}
 	v.lag(info.NumPending)
 	msgs := make(chan Msg, maxGroup)
+	room := semaphore.NewWeighted(pullBytes)
 	failed := make(chan error, 1)
-	stop := make(chan struct{})
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
 	consume, err := c.Consume(func(m jetstream.Msg) {
 		meta, err := m.Metadata()
 		if err != nil {
 			return // not a message of a stream
 		}
+		if room.Acquire(reading, weight(m.Data())) != nil {
+			return
+		}
 		select {
 		case msgs <- Msg{Subject: m.Subject(), Header: m.Headers(), Data: m.Data(), Seq: meta.Sequence.Stream, Time: meta.Timestamp, pending: meta.NumPending}:
-		case <-stop:
+		case <-reading.Done():
 		}
 	}, jetstream.PullMaxMessagesWithBytesLimit(4*maxGroup, pullBytes), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -301,7 +308,7 @@ func (v *View) follow(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("consume: %w", err)
 	}
-	defer func() { close(stop); consume.Stop() }()
+	defer consume.Stop()
 	var group []Msg
 	for {
 		group = group[:0]
@@ -314,6 +321,7 @@ func (v *View) follow(ctx context.Context) error {
 			return errors.New("the consumer was closed")
 		case m := <-msgs:
 			group = append(group, m)
+			room.Release(weight(m.Data))
 		}
 		size := len(group[0].Data)
 	more:
@@ -322,6 +330,7 @@ func (v *View) follow(ctx context.Context) error {
 			case m := <-msgs:
 				group = append(group, m)
 				size += len(m.Data)
+				room.Release(weight(m.Data))
 			default:
 				break more
 			}
@@ -336,6 +345,10 @@ func (v *View) follow(ctx context.Context) error {
 		}
 	}
 }
+
+// weight is what a message takes of the room for messages that wait to be
+// folded. The largest message takes all of it.
+func weight(data []byte) int64 { return min(int64(len(data)), pullBytes) }
 
 // lag notes how much is still to come.
 func (v *View) lag(pending uint64) {

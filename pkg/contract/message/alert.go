@@ -90,7 +90,7 @@ func (a *Alert) Msg() (*nats.Msg, error) {
 	h.Set(HeaderRules, string(rules))
 	h.Set(HeaderAdded, strconv.Itoa(added.Start)+"-"+strconv.Itoa(added.End))
 	if len(replaced) > 0 {
-		h.Set(HeaderSent, base64.StdEncoding.EncodeToString(Compress(nil, replaced)))
+		h.Set(HeaderSent, base64.StdEncoding.EncodeToString(replaced))
 	}
 	setUnlessEmpty(h, HeaderHostname, a.Hostname)
 	setUnlessEmpty(h, HeaderIP, a.IP)
@@ -170,15 +170,9 @@ func ParseAlert(h nats.Header, data []byte) (Alert, error) {
 	if added.Start < 0 || added.End < added.Start || added.End > len(data) {
 		return fail(HeaderAdded, fmt.Errorf("%q is outside of the message", h.Get(HeaderAdded)))
 	}
-	var replaced []byte
-	if sent := h.Get(HeaderSent); sent != "" {
-		packed, err := base64.StdEncoding.DecodeString(sent)
-		if err != nil {
-			return fail(HeaderSent, err)
-		}
-		if replaced, err = Decompress(nil, packed); err != nil {
-			return fail(HeaderSent, err)
-		}
+	replaced, err := base64.StdEncoding.DecodeString(h.Get(HeaderSent))
+	if err != nil {
+		return fail(HeaderSent, err)
 	}
 	a.Line = event.Cut(data, added, replaced)
 	return a, nil

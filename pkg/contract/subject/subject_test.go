@@ -11,10 +11,10 @@ import (
 func TestNames(t *testing.T) {
 	const endpoint = "03e31275-2277-d8e0-bb5f-480fac7ee4ef"
 	for want, got := range map[string]string{
-		"edr.events.9." + endpoint:           subject.Events(endpoint),
+		"edr.events.9." + endpoint:            subject.Events(endpoint),
 		"edr.alerts.high." + endpoint:         subject.Alerts(subject.High, endpoint),
 		"edr.deadletter.not-json." + endpoint: subject.DeadLetter("not-json", endpoint),
-		"edr.logs.9.query":                   subject.Logs(subject.PartitionOf(endpoint), "query"),
+		"edr.logs.9.query":                    subject.Logs(subject.PartitionOf(endpoint), "query"),
 		endpoint:                              subject.Endpoint(subject.Events(endpoint)),
 	} {
 		if got != want {

@@ -1,0 +1,135 @@
+package command
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+)
+
+// storeTimeout bounds one transfer to or from the object store, however slow
+// the other end is.
+const storeTimeout = time.Hour
+
+// ErrStore means that the object store did not take or give a value.
+var ErrStore = errors.New("object store")
+
+// Uploads puts values of one endpoint into the object store, and remembers
+// which, so that they can be taken back.
+type Uploads struct {
+	store    jetstream.ObjectStore
+	endpoint string
+	names    []string
+}
+
+// NewUploads returns uploads of an endpoint.
+func NewUploads(store jetstream.ObjectStore, endpoint string) *Uploads {
+	return &Uploads{store: store, endpoint: endpoint}
+}
+
+// Put stores what r gives, all of it, on stable storage.
+func (u *Uploads) Put(ctx context.Context, r io.Reader) (*message.CommandBlob, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	var random [16]byte
+	_, _ = rand.Read(random[:]) // never fails
+	name := u.endpoint + "/" + hex.EncodeToString(random[:])
+	src := &source{r: r}
+	info, err := u.store.Put(ctx, jetstream.ObjectMeta{Name: name}, src)
+	if src.err != nil {
+		return nil, src.err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: store a value of a command: %w", ErrStore, err)
+	}
+	u.names = append(u.names, name)
+	return &message.CommandBlob{Object: name, Size: int64(info.Size)}, nil
+}
+
+// Discard deletes what was put, but for the objects that keep names. What
+// fails is removed by command-dispatch later.
+func (u *Uploads) Discard(ctx context.Context, keep ...string) error {
+	kept := make(map[string]bool, len(keep))
+	for _, name := range keep {
+		kept[name] = true
+	}
+	var errs []error
+	for _, name := range u.names {
+		if !kept[name] {
+			errs = append(errs, u.store.Delete(ctx, name))
+		}
+	}
+	u.names = nil
+	return errors.Join(errs...)
+}
+
+// source fills the chunks of an object, and keeps the error of its reader
+// apart from the store's.
+type source struct {
+	r   io.Reader
+	err error
+}
+
+// Read implements io.Reader. Only the last chunk is shorter than p.
+func (s *source) Read(p []byte) (int, error) {
+	n := 0
+	for n < len(p) {
+		m, err := s.r.Read(p[n:])
+		n += m
+		switch {
+		case err == io.EOF && n > 0:
+			return n, nil
+		case err == io.EOF:
+			return 0, io.EOF
+		case err != nil:
+			s.err = err
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// Check tells whether the objects that a command refers to are there.
+func Check(ctx context.Context, store jetstream.ObjectStore, r *message.CommandRecord) error {
+	for _, name := range r.Objects() {
+		if _, err := store.GetInfo(ctx, name); err != nil {
+			return fmt.Errorf("value of command %s: %w", r.UUID, err)
+		}
+	}
+	return nil
+}
+
+// copyObject writes an object's content to w.
+func copyObject(ctx context.Context, store jetstream.ObjectStore, b *message.CommandBlob, w io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	obj, err := store.Get(ctx, b.Object)
+	if err != nil {
+		return fmt.Errorf("object %s: %w", b.Object, err)
+	}
+	defer obj.Close()
+	var enc io.WriteCloser = nopCloser{w}
+	if !b.JSON {
+		enc = base64.NewEncoder(base64.StdEncoding, w)
+	}
+	n, err := io.Copy(enc, obj)
+	if err != nil {
+		return fmt.Errorf("object %s: %w", b.Object, err)
+	}
+	if n != b.Size {
+		return fmt.Errorf("object %s: %d bytes, want %d", b.Object, n, b.Size)
+	}
+	return enc.Close()
+}
+
+type nopCloser struct{ io.Writer }
+
+func (nopCloser) Close() error { return nil }

@@ -1,0 +1,155 @@
+package gateway
+
+import (
+	"crypto/tls"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/nightjar-edr/nightjar/pkg/config"
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+)
+
+// Defaults of Config.
+const (
+	DefaultMaxInflated     = 2 << 30
+	DefaultIngestMemory    = 192 << 20
+	DefaultUnacked         = 64 << 20
+	DefaultAdminRequests   = 256
+	DefaultAgentRequests   = 4096
+	DefaultProgressTimeout = time.Minute
+)
+
+// Config is what a gateway needs. The zero value of each setting but Env and
+// the listeners means its default.
+type Config struct {
+	lifecycle.Env
+
+	// AdminListener and AgentListener are listened on; when one is nil,
+	// AdminAddr or AgentAddr is opened instead.
+	AdminListener, AgentListener net.Listener
+	AdminAddr, AgentAddr         string
+	// TLS is for both listeners; nil means plain HTTP.
+	TLS *tls.Config
+
+	// AdminKey is the key of the operator admin, who is created or given
+	// this key. Without it, and when there is no operator at all, a key is
+	// generated and told once to OnAdminKey.
+	AdminKey   string
+	OnAdminKey func(key string)
+	// ServerKey is what agents are answered on GET /key. Without it one is
+	// generated once.
+	ServerKey string
+
+	// Events, DeadLetters and Audit limit the streams that the gateway owns.
+	// Their Replicas are taken from Env.
+	Events, DeadLetters, Audit stream.Limits
+
+	// MaxInflated bounds the inflated size of a gzip body in bytes.
+	MaxInflated int64
+	// IngestMemory bounds, in bytes, the buffers of all POST /logs requests
+	// together; Unacked the published messages that wait for their
+	// acknowledgement.
+	IngestMemory, Unacked int64
+	// IngestWorkers is how many POST /logs requests may use a CPU at once.
+	// By default one CPU is left to everything else.
+	IngestWorkers int
+	// AdminRequests and AgentRequests bound the requests worked on at once.
+	AdminRequests, AgentRequests int
+	// ProgressTimeout is how long a transfer may stand still.
+	ProgressTimeout time.Duration
+	// DropDir is the only folder from which files are dropped on endpoints;
+	// by default the folder drop within DataDir.
+	DropDir string
+	// Full, if not nil, tells why nothing can be stored at the moment. It
+	// must be cheap and safe for concurrent use.
+	Full func() error
+}
+
+func (c *Config) setDefaults() {
+	c.MaxInflated = or(c.MaxInflated, DefaultMaxInflated)
+	c.IngestMemory = max(or(c.IngestMemory, DefaultIngestMemory), minIngestMemory)
+	c.Unacked = max(or(c.Unacked, DefaultUnacked), stream.MaxMessage)
+	c.IngestWorkers = or(c.IngestWorkers, max(1, runtime.GOMAXPROCS(0)-1))
+	c.AdminRequests = or(c.AdminRequests, DefaultAdminRequests)
+	c.AgentRequests = or(c.AgentRequests, DefaultAgentRequests)
+	c.ProgressTimeout = or(c.ProgressTimeout, DefaultProgressTimeout)
+	c.DropDir = or(c.DropDir, filepath.Join(c.DataDir, "drop"))
+	if c.Full == nil {
+		c.Full = func() error { return nil }
+	}
+	for _, l := range []*stream.Limits{&c.Events, &c.DeadLetters, &c.Audit} {
+		l.Replicas = or(l.Replicas, c.Replicas)
+	}
+}
+
+// or returns v, or def where v is zero.
+func or[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+// Flags adds the gateway's own flags to fs.
+func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
+	var c Config
+	day := config.Duration(24 * time.Hour)
+	events, letters, audit := 30*day, 30*day, 365*day
+	var maxEvents, maxLetters config.Bytes
+	inflated := config.Bytes(DefaultMaxInflated)
+	fs.StringVar(&c.AdminAddr, "admin-addr", "127.0.0.1:8001", "address of the admin API")
+	fs.StringVar(&c.AgentAddr, "agent-addr", "127.0.0.1:8000", "address of the agent API")
+	fs.StringVar(&c.DropDir, "drop-dir", "", "the only folder from which drop-files may be read; unset: <data-dir>/drop")
+	cert := fs.String("tls", "off", "CERT,KEY: PEM files for both APIs; or off")
+	fs.StringVar(&c.AdminKey, "admin-key", "", "key of the operator admin; unset: generated at the first start and printed once")
+	fs.StringVar(&c.ServerKey, "server-key", "", "what GET /key answers; unset: generated once")
+	fs.Var(&events, "retention-events", "how long events are kept, 0 for ever")
+	fs.Var(&letters, "retention-deadletters", "how long dead letters are kept, 0 for ever")
+	fs.Var(&audit, "retention-audit", "how long the audit trail is kept, 0 for ever")
+	fs.Var(&maxEvents, "max-events", "bytes that the stream of events may have; ingest is refused beyond")
+	fs.Var(&maxLetters, "max-deadletters", "bytes that the stream of dead letters may have; ingest is refused beyond")
+	fs.Var(&inflated, "max-inflated", "bytes that a gzip body may inflate to")
+	return func(env lifecycle.Env) (lifecycle.Component, error) {
+		c.Env = env
+		c.Events = stream.Limits{MaxAge: time.Duration(events), MaxBytes: int64(maxEvents)}
+		c.DeadLetters = stream.Limits{MaxAge: time.Duration(letters), MaxBytes: int64(maxLetters)}
+		c.Audit = stream.Limits{MaxAge: time.Duration(audit)}
+		c.MaxInflated = int64(inflated)
+		c.OnAdminKey = func(key string) {
+			fmt.Fprintf(os.Stderr, "key of operator %s, shown only now: %s\n", adminOperator, key)
+		}
+		var err error
+		if c.TLS, err = loadTLS(*cert); err != nil {
+			return nil, err
+		}
+		return New(c)
+	}
+}
+
+// loadTLS reads the value of the flag tls.
+func loadTLS(value string) (*tls.Config, error) {
+	if value == "off" {
+		return nil, nil
+	}
+	cert, key, found := strings.Cut(value, ",")
+	if !found {
+		return nil, fmt.Errorf("%w: tls %q: want off or CERT,KEY", lifecycle.ErrUsage, value)
+	}
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("%w: tls: %w", lifecycle.ErrUsage, err)
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}, nil
+}
+
+// minIngestMemory lets one request with the longest line through.
+const minIngestMemory = 4*baseMemory + 2*message.MaxLine

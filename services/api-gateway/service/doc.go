@@ -1,0 +1,27 @@
+// Package gateway is Nightjar's only door: the admin API for operators and
+// the agent API for endpoints, both over HTTP.
+//
+// It owns the streams EVENTS, DEADLETTER and AUDIT and the bucket access. It
+// reads the buckets endpoints and rules, and asks the other services over
+// NATS for everything else. Its Badger store is a view of who may talk to the
+// manager: operators and endpoints with the hashes of their keys. It is held
+// in memory as well, so a request is authorised without leaving the process.
+//
+// What it guarantees:
+//
+//   - POST /logs answers 200 when every line is on stable storage, as an
+//     event in EVENTS or as a dead letter in DEADLETTER, and not before. What
+//     cannot be stored is refused with 503 and Retry-After; part of a refused
+//     request may be stored, and repeating it counts nothing twice.
+//   - Memory does not grow with the size of a body or of an answer. A body is
+//     cut into batches while it comes in; an answer is asked for page by page
+//     while it goes out.
+//   - An answer of the admin API is exactly one JSON document. When a
+//     streamed answer fails in the middle the connection is broken off, so
+//     that nobody takes a part for the whole.
+//   - A new endpoint is known to the gateway that answered its creation. The
+//     other replicas learn of it through their views, usually within
+//     milliseconds; until then they answer 403, and the agent tries again. A
+//     deleted endpoint is refused in the same way.
+//   - Ingest has its own bound of memory and of CPU, apart from polls.
+package gateway

@@ -1,0 +1,419 @@
+package gateway
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/event"
+	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/services/api-gateway/internal/lines"
+)
+
+const (
+	// netBuffer is read from the network at once, lineBuffer is what most
+	// lines fit into.
+	netBuffer  = 32 << 10
+	lineBuffer = 64 << 10
+	// firstBatch is the size at which the buffer of a batch begins.
+	firstBatch = 64 << 10
+	// baseMemory is what a request uses before its buffers grow; the rest
+	// is what inflating needs.
+	baseMemory = netBuffer + lineBuffer + firstBatch + 64<<10
+	// memoryPatience is how long a request waits for memory.
+	memoryPatience = 5 * time.Second
+	// ratioAfter and maxRatio: beyond so many inflated bytes a body may not
+	// be more than maxRatio times as large as what was sent.
+	ratioAfter = 16 << 20
+	maxRatio   = 200
+)
+
+// Reasons for which ingest is refused, as the metric has them.
+const (
+	refusedFull      = "full"
+	refusedBusy      = "busy"
+	refusedPublish   = "publish"
+	refusedMalformed = "malformed"
+	refusedTooLarge  = "too-large"
+	refusedBroken    = "broken"
+)
+
+var (
+	errBusy     = errors.New("no memory for more events at the moment")
+	errInflated = errors.New("body inflates beyond its limit")
+	errFull     = errors.New("the manager cannot store more events")
+)
+
+// sender is the endpoint that a body comes from.
+type sender struct {
+	uuid, hostname, ip string
+}
+
+// ingester takes in the bodies of POST /logs.
+type ingester struct {
+	pub         *publisher
+	memory      *semaphore.Weighted
+	cpu         chan struct{}
+	full        func() error
+	maxInflated int64
+	metrics     *metrics
+
+	nets, texts, batches, inflaters sync.Pool
+}
+
+func newIngester(pub *publisher, cfg *Config, m *metrics) *ingester {
+	return &ingester{
+		pub: pub, memory: semaphore.NewWeighted(cfg.IngestMemory), cpu: make(chan struct{}, cfg.IngestWorkers),
+		full: cfg.Full, maxInflated: cfg.MaxInflated, metrics: m,
+		nets:      sync.Pool{New: func() any { return bufio.NewReaderSize(nil, netBuffer) }},
+		texts:     sync.Pool{New: func() any { return bufio.NewReaderSize(nil, lineBuffer) }},
+		batches:   sync.Pool{New: func() any { b := make([]byte, 0, firstBatch); return &b }},
+		inflaters: sync.Pool{New: func() any { return new(gzip.Reader) }},
+	}
+}
+
+// receive stores every line of a body and returns nil when all of them are on
+// stable storage. Its errors are of package fault, or errNotGzip.
+func (in *ingester) receive(ctx context.Context, from sender, body io.Reader, zipped bool) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	reason, err := in.run(ctx, from, body, zipped)
+	if err != nil {
+		in.metrics.refused.WithLabelValues(reason).Inc()
+	}
+	return err
+}
+
+// run does the work of receive and gives the reason of a refusal, too.
+func (in *ingester) run(ctx context.Context, from sender, body io.Reader, zipped bool) (string, error) {
+	if err := in.full(); err != nil {
+		return refusal(fmt.Errorf("%w: %w", errFull, err))
+	}
+	mem := &allowance{from: in.memory}
+	defer mem.release()
+	if err := mem.wait(ctx, baseMemory); err != nil {
+		return refusal(err)
+	}
+	work := &slot{ctx: ctx, free: in.cpu}
+	defer work.release()
+	network := in.nets.Get().(*bufio.Reader)
+	defer putBack(&in.nets, network)
+	counted := &counter{r: body, slot: work}
+	defer func() { in.metrics.bytes.Add(float64(counted.n)) }()
+	network.Reset(counted)
+	if err := work.acquire(); err != nil {
+		return refusal(err)
+	}
+	var text io.Reader = network
+	if zipped {
+		zr := in.inflaters.Get().(*gzip.Reader)
+		defer in.inflaters.Put(zr)
+		if err := openGzip(zr, network); err != nil {
+			return refusal(err)
+		}
+		text = &inflated{r: zr, packed: &counted.n, max: in.maxInflated}
+	}
+	buffered := in.texts.Get().(*bufio.Reader)
+	defer putBack(&in.texts, buffered)
+	buffered.Reset(text)
+
+	b := in.batcher(from, mem, work)
+	defer b.close()
+	if err := b.fill(ctx, buffered); err != nil {
+		return refusal(err)
+	}
+	work.release()
+	if err := b.flight.wait(ctx); err != nil {
+		return refusal(err)
+	}
+	return "", nil
+}
+
+func putBack(pool *sync.Pool, r *bufio.Reader) {
+	r.Reset(nil)
+	pool.Put(r)
+}
+
+// refusal sorts an error: the reason for the metric, and the error for the
+// client.
+func refusal(err error) (string, error) {
+	switch {
+	case errors.Is(err, errFull):
+		return refusedFull, fault.New(fault.Unavailable, "%v", err)
+	case errors.Is(err, errBusy):
+		return refusedBusy, fault.New(fault.Unavailable, "%v", err)
+	case errors.Is(err, errNotStored):
+		return refusedPublish, fault.New(fault.Unavailable, "%v", err)
+	case errors.Is(err, errNotGzip):
+		return refusedMalformed, errNotGzip
+	case errors.Is(err, errInflated):
+		return refusedTooLarge, fault.New(fault.TooLarge, "%v", err)
+	case errors.Is(err, errGzip), errors.Is(err, io.ErrUnexpectedEOF):
+		return refusedMalformed, fault.New(fault.Invalid, "body breaks off or is damaged: %v", err)
+	}
+	return refusedBroken, fault.New(fault.Invalid, "body cannot be read: %v", err)
+}
+
+// batcher cuts lines into batches and publishes them.
+type batcher struct {
+	in     *ingester
+	mem    *allowance
+	work   *slot
+	flight *flight
+	batch  message.Batch
+	buf    *[]byte
+	count  int
+}
+
+func (in *ingester) batcher(from sender, mem *allowance, work *slot) *batcher {
+	return &batcher{
+		in: in, mem: mem, work: work, flight: in.pub.flight(), buf: in.batches.Get().(*[]byte),
+		batch: message.Batch{Endpoint: from.uuid, Hostname: from.hostname, IP: from.ip, Received: time.Now(), TraceParent: newTraceParent()},
+	}
+}
+
+// close gives the buffer back, unless it has grown: a grown one is paid for
+// by this request alone.
+func (b *batcher) close() {
+	if cap(*b.buf) <= firstBatch {
+		*b.buf = (*b.buf)[:0]
+		b.in.batches.Put(b.buf)
+	}
+}
+
+// fill takes in every line.
+func (b *batcher) fill(ctx context.Context, src *bufio.Reader) error {
+	r := lines.NewReader(src, lines.Limits{
+		Line: message.MaxLine, Head: message.DeadLetterHead,
+		Grow: func(n int) error {
+			b.work.release()
+			if err := b.mem.wait(ctx, int64(n)); err != nil {
+				return err
+			}
+			return b.work.acquire()
+		},
+	})
+	for {
+		line, long, err := r.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return b.flush(ctx)
+		case err != nil:
+			return err
+		case long != nil:
+			err = b.letter(ctx, &message.DeadLetter{
+				Reason: message.ReasonTooLong, Line: long.Head, Size: long.Size, SHA256: long.SHA256,
+				Detail: fmt.Sprintf("the line has %d bytes, at most %d are accepted", long.Size, message.MaxLine),
+			})
+		default:
+			err = b.add(ctx, line)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// add takes in a line that is an event or a dead letter.
+func (b *batcher) add(ctx context.Context, line []byte) error {
+	if _, err := event.Scan(line); err != nil {
+		return b.letter(ctx, &message.DeadLetter{
+			Reason: deadReason(err), Detail: err.Error(), Line: bytes.Clone(line), Size: int64(len(line)), SHA256: sha256.Sum256(line),
+		})
+	}
+	size := len(line) + 1
+	if b.count == message.MaxBatchEvents || (b.count > 0 && len(*b.buf)+size > message.MaxBatchBytes) || !b.grow(size) {
+		if err := b.flush(ctx); err != nil {
+			return err
+		}
+	}
+	if size > cap(*b.buf)-len(*b.buf) {
+		return b.alone(ctx, line)
+	}
+	*b.buf = append(append(*b.buf, line...), '\n')
+	b.count++
+	return nil
+}
+
+// alone publishes a line that the buffer of the batch cannot take.
+func (b *batcher) alone(ctx context.Context, line []byte) error {
+	size := len(line) + 1
+	b.work.release()
+	if err := b.mem.wait(ctx, int64(size)); err != nil {
+		return err
+	}
+	defer b.mem.give(int64(size))
+	if err := b.work.acquire(); err != nil {
+		return err
+	}
+	b.count = 1
+	joined := append(make([]byte, 0, size), line...)
+	return b.publish(ctx, append(joined, '\n'))
+}
+
+// grow makes room in the buffer for size more bytes, if there is memory.
+func (b *batcher) grow(size int) bool {
+	need := len(*b.buf) + size
+	if need <= cap(*b.buf) {
+		return true
+	}
+	larger := min(max(2*cap(*b.buf), need), message.MaxBatchBytes)
+	if larger < need || !b.mem.try(int64(larger-cap(*b.buf))) {
+		return false
+	}
+	grown := make([]byte, len(*b.buf), larger)
+	copy(grown, *b.buf)
+	b.buf = &grown
+	return true
+}
+
+func (b *batcher) flush(ctx context.Context) error {
+	if b.count == 0 {
+		return nil
+	}
+	err := b.publish(ctx, *b.buf)
+	*b.buf = (*b.buf)[:0]
+	return err
+}
+
+// publish sends joined lines, b.count of them, as one message.
+func (b *batcher) publish(ctx context.Context, joined []byte) error {
+	if err := b.in.full(); err != nil {
+		return fmt.Errorf("%w: %w", errFull, err)
+	}
+	m := b.batch.BatchMsg(joined, b.count)
+	count := float64(b.count)
+	b.count = 0
+	b.work.release()
+	err := b.flight.publish(ctx, m, func() {
+		b.in.metrics.events.Add(count)
+		b.in.metrics.batches.Inc()
+	})
+	if err != nil {
+		return err
+	}
+	return b.work.acquire()
+}
+
+// letter publishes a dead letter.
+func (b *batcher) letter(ctx context.Context, d *message.DeadLetter) error {
+	d.Endpoint, d.Received = b.batch.Endpoint, b.batch.Received
+	b.work.release()
+	err := b.flight.publish(ctx, d.Msg(), func() { b.in.metrics.letters.WithLabelValues(d.Reason).Inc() })
+	if err != nil {
+		return err
+	}
+	return b.work.acquire()
+}
+
+func deadReason(err error) string {
+	switch {
+	case errors.Is(err, event.ErrTooDeep):
+		return message.ReasonTooDeep
+	case errors.Is(err, event.ErrNotObject):
+		return message.ReasonNotObject
+	}
+	return message.ReasonNotJSON
+}
+
+// newTraceParent returns a new sampled W3C trace context.
+func newTraceParent() string {
+	var b [24]byte
+	rand.Read(b[:])
+	return fmt.Sprintf("00-%x-%x-01", b[:16], b[16:])
+}
+
+// allowance is the memory that one request has taken from the common budget.
+type allowance struct {
+	from *semaphore.Weighted
+	n    int64
+}
+
+// wait takes n bytes, or returns errBusy when they do not come free in time.
+func (a *allowance) wait(ctx context.Context, n int64) error {
+	patient, cancel := context.WithTimeout(ctx, memoryPatience)
+	defer cancel()
+	if err := a.from.Acquire(patient, n); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return errBusy
+	}
+	a.n += n
+	return nil
+}
+
+// try takes n bytes if they are free.
+func (a *allowance) try(n int64) bool {
+	ok := a.from.TryAcquire(n)
+	if ok {
+		a.n += n
+	}
+	return ok
+}
+
+// give gives n bytes back.
+func (a *allowance) give(n int64) {
+	a.from.Release(n)
+	a.n -= n
+}
+
+// release gives everything back.
+func (a *allowance) release() { a.give(a.n) }
+
+// slot is a request's right to use a CPU. It is given back wherever the
+// request waits for something else.
+type slot struct {
+	ctx  context.Context
+	free chan struct{}
+	held bool
+}
+
+func (s *slot) acquire() error {
+	if s.held {
+		return nil
+	}
+	select {
+	case s.free <- struct{}{}:
+		s.held = true
+		return nil
+	case <-s.ctx.Done():
+		return s.ctx.Err()
+	}
+}
+
+func (s *slot) release() {
+	if s.held {
+		<-s.free
+		s.held = false
+	}
+}
+
+// counter reads from the network without holding a CPU, and counts.
+type counter struct {
+	r    io.Reader
+	slot *slot
+	n    int64
+}
+
+// Read implements io.Reader.
+func (c *counter) Read(p []byte) (int, error) {
+	c.slot.release()
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	if e := c.slot.acquire(); e != nil && err == nil {
+		err = e
+	}
+	return n, err
+}

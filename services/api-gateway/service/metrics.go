@@ -1,0 +1,62 @@
+package gateway
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/access"
+)
+
+const subsystem = "api_gateway"
+
+// metrics are the gateway's metrics beside those of its views.
+type metrics struct {
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	inflight *prometheus.GaugeVec
+	panics   prometheus.Counter
+	events   prometheus.Counter
+	batches  prometheus.Counter
+	bytes    prometheus.Counter
+	refused  *prometheus.CounterVec
+	letters  *prometheus.CounterVec
+	unaudit  prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, db *badger.DB, endpoints func() int) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: subsystem, Name: name, Help: help})
+	}
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: subsystem,
+			Name: "requests_total", Help: "Requests answered."}, []string{"api", "route", "code"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "nightjar", Subsystem: subsystem,
+			Name: "request_duration_seconds", Help: "Time from a request's header to the end of its answer.",
+			Buckets: []float64{.001, .005, .01, .05, .1, .5, 1, 5, 10, 60, 600}}, []string{"api", "route"}),
+		inflight: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem,
+			Name: "requests_in_flight", Help: "Requests being worked on."}, []string{"api"}),
+		panics:  counter("errors_total", "Requests that failed because of an error of the gateway itself."),
+		events:  counter("events_received_total", "Events that are stored in the stream EVENTS."),
+		batches: counter("batches_published_total", "Batches that are stored in the stream EVENTS."),
+		bytes:   counter("bytes_received_total", "Bytes of the bodies of POST /logs, as they were sent."),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: subsystem,
+			Name: "ingest_refused_total", Help: "Requests POST /logs that were not answered with 200."}, []string{"reason"}),
+		letters: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "nightjar",
+			Name: "dead_letters_total", Help: "Dead letters written.", ConstLabels: prometheus.Labels{"service": access.Gateway}}, []string{"reason"}),
+		unaudit: counter("audit_failures_total", "Changes whose record could not be stored in the stream AUDIT and stands in the log instead."),
+	}
+	reg.MustRegister(m.requests, m.duration, m.inflight, m.panics, m.events, m.batches, m.bytes, m.refused, m.letters, m.unaudit,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem, Name: "endpoints", Help: "Endpoints that may talk to the manager."},
+			func() float64 { return float64(endpoints()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem, Name: "store_bytes", Help: "Size of the gateway's store on disk."},
+			func() float64 { lsm, vlog := db.Size(); return float64(lsm + vlog) }))
+	return m
+}
+
+func (m *metrics) observe(api, route string, code int, took time.Duration) {
+	m.requests.WithLabelValues(api, route, strconv.Itoa(code)).Inc()
+	m.duration.WithLabelValues(api, route).Observe(took.Seconds())
+}

@@ -1,0 +1,223 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/store"
+	"github.com/nightjar-edr/nightjar/pkg/view"
+)
+
+// garbageInterval is how often the store gives space back.
+const garbageInterval = 10 * time.Minute
+
+// bootTimeout bounds the writing of the first operator and the server key.
+const bootTimeout = 30 * time.Second
+
+// Service is the gateway. Make it with New and run it with Run.
+type Service struct {
+	cfg         Config
+	db          *badger.DB
+	metrics     *metrics
+	credentials *credentials
+	operators   *operators
+	seen        *lastSeen
+	rules       *agentRules
+	commands    *commandDesk
+	binds       singleflight.Group
+	pub         *publisher
+	ingest      *ingester
+	adminHTTP   *httpServer
+	agentHTTP   *httpServer
+	serving     atomic.Bool
+}
+
+// New opens the gateway's store and its listeners. It answers nothing before
+// Run, which also closes both; a gateway that is never run leaves them open.
+func New(cfg Config) (*Service, error) {
+	cfg.setDefaults()
+	s := &Service{cfg: cfg}
+	var undo []func() error
+	fail := func(err error) (*Service, error) {
+		for _, f := range undo {
+			err = errors.Join(err, f())
+		}
+		return nil, err
+	}
+	var err error
+	if s.db, err = store.Open(store.Options{Dir: cfg.DataDir, Sync: cfg.Sync, Log: cfg.Log}); err != nil {
+		return nil, err
+	}
+	undo = append(undo, s.db.Close)
+	s.seen = newLastSeen(cfg.Bus, cfg.Log)
+	views := view.Config{JS: cfg.Bus.JS, Log: cfg.Log, Metrics: view.NewMetrics(cfg.Metrics, subsystem)}
+	if s.credentials, err = newCredentials(s.db, views, s.seen.forget); err != nil {
+		return fail(err)
+	}
+	if s.operators, err = newOperators(s.db, views); err != nil {
+		return fail(err)
+	}
+	s.metrics = newMetrics(cfg.Metrics, s.db, s.credentials.count)
+	s.rules = newAgentRules(s)
+	s.commands = newCommandDesk(s)
+	if s.pub, err = newPublisher(cfg.Bus, cfg.Unacked); err != nil {
+		return fail(err)
+	}
+	s.ingest = newIngester(s.pub, &s.cfg, s.metrics)
+	admin, err := listen(cfg.AdminListener, "admin-addr", cfg.AdminAddr)
+	if err != nil {
+		return fail(err)
+	}
+	undo = append(undo, admin.Close)
+	agents, err := listen(cfg.AgentListener, "agent-addr", cfg.AgentAddr)
+	if err != nil {
+		return fail(err)
+	}
+	s.adminHTTP = newServer(admin, newRouter(s, "admin", s.adminRoutes(), cfg.AdminRequests), &s.cfg)
+	s.agentHTTP = newServer(agents, newRouter(s, "agent", s.agentRoutes(), cfg.AgentRequests), &s.cfg)
+	return s, nil
+}
+
+func listen(ln net.Listener, name, addr string) (net.Listener, error) {
+	if ln != nil {
+		return ln, nil
+	}
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", name, addr, err)
+	}
+	return ln, nil
+}
+
+// AdminAddr returns the address of the admin API.
+func (s *Service) AdminAddr() string { return s.adminHTTP.ln.Addr().String() }
+
+// AgentAddr returns the address of the agent API.
+func (s *Service) AgentAddr() string { return s.agentHTTP.ln.Addr().String() }
+
+// Ready returns nil when the gateway answers requests, has caught up with who
+// may send them, and is connected.
+func (s *Service) Ready() error {
+	switch {
+	case !s.serving.Load():
+		return errors.New("starting")
+	case !s.operators.view.Ready():
+		return fmt.Errorf("view of operators is not caught up: %w", orBehind(s.operators.view.Err()))
+	case !s.credentials.view.Ready():
+		return fmt.Errorf("view of endpoints is not caught up: %w", orBehind(s.credentials.view.Err()))
+	}
+	return s.cfg.Bus.Ready()
+}
+
+var errBehind = errors.New("behind")
+
+func orBehind(err error) error {
+	if err == nil {
+		return errBehind
+	}
+	return err
+}
+
+// Run works until ctx ends: it makes the streams it owns, waits until its
+// views have caught up, and answers requests. Then it lets requests in hand
+// finish, tells the registry who was last seen, and closes the store. It is
+// called once.
+func (s *Service) Run(ctx context.Context) (err error) {
+	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	var work sync.WaitGroup
+	failed := func(what string, err error) {
+		if err != nil {
+			cancel(fmt.Errorf("%s: %w", what, err))
+		}
+	}
+	defer func() {
+		s.serving.Store(false)
+		var down sync.WaitGroup
+		errs := make([]error, 2)
+		for i, srv := range []*httpServer{s.adminHTTP, s.agentHTTP} {
+			down.Go(func() { errs[i] = srv.shutdown() })
+		}
+		down.Wait()
+		s.pub.wait()
+		flush, stop := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
+		s.seen.flush(flush)
+		stop()
+		cancel(nil)
+		work.Wait()
+		err = errors.Join(err, errors.Join(errs...), s.db.Close())
+	}()
+	// Until requests are answered nothing needs to be finished, so everything
+	// ends with ctx.
+	starting, ready := context.WithCancel(inner)
+	defer context.AfterFunc(ctx, ready)()
+	defer ready()
+	kv, err := s.ensure(starting)
+	if err != nil {
+		return orStopped(ctx, err)
+	}
+	work.Go(func() { failed("view of operators", s.operators.view.Run(inner)) })
+	work.Go(func() { failed("view of endpoints", s.credentials.view.Run(inner)) })
+	work.Go(func() { s.rules.run(inner) })
+	work.Go(func() { s.commands.pending.run(inner) })
+	work.Go(func() { s.seen.run(inner) })
+	work.Go(func() { store.CollectGarbage(inner, s.db, garbageInterval) })
+	if err := s.boot(starting, kv); err != nil {
+		return orStopped(ctx, err)
+	}
+	for _, srv := range []*httpServer{s.adminHTTP, s.agentHTTP} {
+		work.Go(func() { failed("http", srv.serve()) })
+	}
+	s.serving.Store(true)
+	s.cfg.Log.Info("answering", "admin", s.AdminAddr(), "agents", s.AgentAddr(), "tls", s.cfg.TLS != nil)
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-inner.Done():
+		return context.Cause(inner)
+	}
+}
+
+// orStopped returns err, or nil when it comes from being stopped.
+func orStopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// ensure makes what the gateway owns.
+func (s *Service) ensure(ctx context.Context) (jetstream.KeyValue, error) {
+	js := s.cfg.Bus.JS
+	for name, limits := range map[string]stream.Limits{
+		stream.Events: s.cfg.Events, stream.DeadLetters: s.cfg.DeadLetters, stream.Audit: s.cfg.Audit,
+	} {
+		if err := stream.Ensure(ctx, js, name, limits); err != nil {
+			return nil, err
+		}
+	}
+	return stream.EnsureKV(ctx, js, stream.Access, 1, s.cfg.Replicas)
+}
+
+// boot waits for the views and brings operators and server key about.
+func (s *Service) boot(ctx context.Context, kv jetstream.KeyValue) error {
+	if err := s.operators.view.WaitReady(ctx); err != nil {
+		return err
+	}
+	writing, cancel := context.WithTimeout(ctx, bootTimeout)
+	defer cancel()
+	if err := s.operators.bootstrap(writing, kv, s.cfg.AdminKey, s.cfg.ServerKey, s.cfg.OnAdminKey); err != nil {
+		return err
+	}
+	return s.credentials.view.WaitReady(ctx)
+}

@@ -1,0 +1,300 @@
+package gateway
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/goleak"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+)
+
+func TestMain(m *testing.M) {
+	// The client's idle connections and what gin and Badger keep for the
+	// whole process are no leaks of the gateway's.
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		client.CloseIdleConnections()
+		os.Exit(code)
+	}), goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
+		goleak.IgnoreAnyFunction("github.com/golang/glog.(*fileSink).flushDaemon"))
+}
+
+func sha(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}
+
+// status asks for /endpoints with a key.
+func (r *rig) status(key string) int {
+	r.t.Helper()
+	return r.do("GET", r.svc.AdminAddr(), "/endpoints", nil, map[string]string{"Api-Key": key}).code
+}
+
+func TestOperators(t *testing.T) {
+	var mu sync.Mutex
+	var told []string
+	r := newRig(t, func(c *Config) {
+		c.AdminKey, c.ServerKey = "", ""
+		c.OnAdminKey = func(key string) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, key)
+		}
+	})
+	if len(told) != 1 || len(told[0]) != 64 {
+		t.Fatalf("told %q, want one key", told)
+	}
+	if code := r.status(told[0]); code != 200 {
+		t.Errorf("the generated key is answered with %d", code)
+	}
+	serverKey := r.svc.operators.key()
+	if len(serverKey) != 64 {
+		t.Errorf("server key %q", serverKey)
+	}
+	for _, m := range r.messages("KV_" + stream.Access) {
+		if strings.Contains(string(m.Data), told[0]) {
+			t.Error("the key itself is stored")
+		}
+	}
+	r.restart()
+	if code := r.status(told[0]); code != 200 || len(told) != 1 || r.svc.operators.key() != serverKey {
+		t.Errorf("after a restart: %d, told %d times", code, len(told))
+	}
+	r.cfg.AdminKey, r.cfg.ServerKey = "chosen", "S"
+	r.restart()
+	if old, chosen := r.status(told[0]), r.status("chosen"); old != 403 || chosen != 200 || r.svc.operators.key() != "S" {
+		t.Errorf("with a key given: the old one %d, the new one %d, server key %q", old, chosen, r.svc.operators.key())
+	}
+	r.cfg.AdminKey, r.cfg.ServerKey = "", ""
+	r.restart()
+	if chosen := r.status("chosen"); chosen != 200 || len(told) != 1 || r.svc.operators.key() != "S" {
+		t.Errorf("without it again: %d, told %d times", chosen, len(told))
+	}
+
+	t.Run("a second operator, and a record that cannot be read", func(t *testing.T) {
+		kv, err := r.bus.JS.KeyValue(t.Context(), stream.Access)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := kv.Put(t.Context(), message.OperatorKeyPrefix+"broken", []byte(`{"salt":"zz"}`)); err != nil {
+			t.Fatal(err)
+		}
+		record, err := json.Marshal(newOperator("lena", "her key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := kv.Put(t.Context(), message.OperatorKeyPrefix+"lena", record); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the operator is known", func() bool { return r.status("her key") == 200 })
+		if who, _ := r.svc.operators.identify("her key"); who != "lena" {
+			t.Errorf("identified as %q", who)
+		}
+		if err := kv.Delete(t.Context(), message.OperatorKeyPrefix+"lena"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the operator is gone", func() bool { return r.status("her key") == 403 })
+	})
+}
+
+func TestStoreIsBuiltAgain(t *testing.T) {
+	r := newRig(t, nil)
+	e := r.endpoint()
+	r.stop()
+	if err := os.RemoveAll(r.cfg.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	if a := r.agent(e, "GET", "/key", nil); a.code != 200 || a.body != "TheServerKey" {
+		t.Errorf("%d %s", a.code, a.body)
+	}
+	if n, err := testutil.GatherAndCount(r.metrics, "nightjar_api_gateway_view_position"); err != nil || n != 2 {
+		t.Errorf("positions of %d views, %v, want 2", n, err)
+	}
+	if got := r.svc.credentials.count(); got != 1 {
+		t.Errorf("%d endpoints, want 1", got)
+	}
+}
+
+func TestKeysAreNotStored(t *testing.T) {
+	r := newRig(t, nil)
+	e := r.endpoint()
+	r.stop()
+	err := filepath.WalkDir(r.cfg.DataDir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if strings.Contains(string(content), e.Key) || strings.Contains(string(content), adminKey) {
+			t.Errorf("%s contains a key", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTooManyRequests(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.AgentRequests = 1 })
+	e := r.endpoint()
+	body, feed := io.Pipe()
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		if a := r.agent(e, "POST", "/logs", body); a.code != 200 {
+			t.Errorf("%d %s", a.code, a.body)
+		}
+	})
+	if _, err := io.WriteString(feed, "{}\n"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a request is in hand", func() bool { return len(r.svc.agentHTTP.http.Handler.(*router).slots) == 1 })
+	if a := r.agent(e, "GET", "/key", nil); a.code != 503 || a.header.Get("Retry-After") == "" {
+		t.Errorf("%d %s, Retry-After %q", a.code, a.body, a.header.Get("Retry-After"))
+	}
+	if code := r.status(adminKey); code != 200 {
+		t.Errorf("the admin API answers %d", code)
+	}
+	if err := feed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wait.Wait()
+}
+
+func TestStalledTransfersEnd(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.ProgressTimeout = 200 * time.Millisecond })
+	e := r.endpoint()
+	dial := func(t *testing.T) net.Conn {
+		t.Helper()
+		conn, err := net.Dial("tcp", r.svc.AgentAddr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	const head = "POST /logs HTTP/1.1\r\nHost: x\r\nUUID: %s\r\nApi-Key: %s\r\nHostname: H\r\nContent-Length: %d\r\n\r\n"
+	t.Run("stands still", func(t *testing.T) {
+		conn := dial(t)
+		fmt.Fprintf(conn, head, e.UUID, e.Key, 1000)
+		if reply, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(reply), "HTTP/1.1 400 ") {
+			t.Errorf("%q, %v", reply, err)
+		}
+	})
+	t.Run("goes on slowly, and the connection is used again", func(t *testing.T) {
+		conn := dial(t)
+		answers := bufio.NewReader(conn)
+		for range 2 {
+			line := `{"slow":true}`
+			fmt.Fprintf(conn, head, e.UUID, e.Key, len(line))
+			tick := time.NewTicker(60 * time.Millisecond)
+			for i := range line {
+				<-tick.C
+				if _, err := conn.Write([]byte(line[i : i+1])); err != nil {
+					t.Fatal(err)
+				}
+			}
+			tick.Stop()
+			resp, err := http.ReadResponse(answers, nil)
+			if err != nil || resp.StatusCode != 200 {
+				t.Fatalf("%v, %v", resp, err)
+			}
+		}
+	})
+}
+
+func TestPanicIsAnswered(t *testing.T) {
+	r := newRig(t, nil)
+	routes := []route{
+		{"GET", "/before", func(*gin.Context) { panic("a bug") }},
+		{"GET", "/after", func(c *gin.Context) {
+			_, _ = c.Writer.Write([]byte(strings.Repeat("x", 10000)))
+			panic("a bug")
+		}},
+		{"GET", "/page", func(c *gin.Context) {
+			r.svc.respond(c.Request.Context(), c.Writer, result{list: array(func(context.Context) ([]byte, bool, error) { panic("a bug") })}, nil)
+		}},
+	}
+	srv := httptest.NewServer(newRouter(r.svc, "test", routes, 4))
+	defer srv.Close()
+	addr := strings.TrimPrefix(srv.URL, "http://")
+	if a := r.do("GET", addr, "/before", nil, nil); a.code != 500 || a.body != "internal error\n" {
+		t.Errorf("%d %q", a.code, a.body)
+	}
+	if a := r.do("GET", addr, "/after", nil, nil); !errors.Is(a.err, io.ErrUnexpectedEOF) {
+		t.Errorf("%d %v, want an answer that is broken off", a.code, a.err)
+	}
+	if a := r.do("GET", addr, "/page", nil, nil); a.code != 200 || a.body != nok("internal error") {
+		t.Errorf("%d %q", a.code, a.body)
+	}
+	if n := testutil.ToFloat64(r.svc.metrics.panics); n != 3 {
+		t.Errorf("%v panics counted, want 3", n)
+	}
+}
+
+func TestCleanPath(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "/", "/": "/", "//": "/", "/a": "/a", "a": "/a", "/a/": "/a/", "//a//": "/a/", "/a/../b": "/b", "/../..": "/", "/a/./b/": "/a/b/",
+	} {
+		if got := cleanPath(in); got != want {
+			t.Errorf("cleanPath(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestNewKey(t *testing.T) {
+	seen := map[rune]bool{}
+	for range 200 {
+		key := newKey()
+		if len(key) != 64 {
+			t.Fatalf("key %q", key)
+		}
+		for _, c := range key {
+			seen[c] = true
+		}
+	}
+	if len(seen) != 62 {
+		t.Errorf("%d different characters, want 62", len(seen))
+	}
+}
+
+func TestNewRefusesAnAddressInUse(t *testing.T) {
+	r := newRig(t, nil)
+	cfg := r.cfg
+	cfg.DataDir = t.TempDir()
+	cfg.Bus, cfg.AdminAddr, cfg.AgentAddr = r.bus, "127.0.0.1:0", r.svc.AgentAddr()
+	cfg.Metrics = newRegistry()
+	if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), "agent-addr "+r.svc.AgentAddr()) {
+		t.Fatalf("error %v, want one that names the flag and the address", err)
+	}
+	// Nothing is left open: the store can be opened again.
+	cfg.AgentAddr, cfg.Metrics = "127.0.0.1:0", newRegistry()
+	svc, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := svc.Run(canceled()); err != nil {
+		t.Errorf("Run: %v", err)
+	}
+}

@@ -1,0 +1,46 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+// Prefixes of the keys in the store. What follows is the key of the bucket.
+const (
+	prefixEndpoint = "e/"
+	prefixAccess   = "a/"
+)
+
+// load calls f for each key under a prefix, without the prefix. The value is
+// valid during the call only.
+func load(db *badger.DB, prefix string, f func(key string, value []byte) error) error {
+	err := db.View(func(txn *badger.Txn) error {
+		it := txn.NewIterator(badger.IteratorOptions{PrefetchValues: true, PrefetchSize: 100, Prefix: []byte(prefix)})
+		defer it.Close()
+		for it.Rewind(); it.Valid(); it.Next() {
+			item := it.Item()
+			key := string(item.Key()[len(prefix):])
+			if err := item.Value(func(v []byte) error { return f(key, v) }); err != nil {
+				return fmt.Errorf("key %q: %w", key, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read store: %w", err)
+	}
+	return nil
+}
+
+// put writes or, for a nil value, deletes a key.
+func put(txn *badger.Txn, key string, value []byte) error {
+	if value != nil {
+		return txn.Set([]byte(key), value)
+	}
+	if err := txn.Delete([]byte(key)); err != nil && !errors.Is(err, badger.ErrKeyNotFound) {
+		return err
+	}
+	return nil
+}

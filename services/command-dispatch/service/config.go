@@ -1,0 +1,36 @@
+package dispatch
+
+import (
+	"flag"
+	"fmt"
+	"time"
+
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+)
+
+// DefaultHistory is how many commands of an endpoint are kept, beside those
+// that wait, unless Config says otherwise.
+const DefaultHistory = 1000
+
+// Config configures the service.
+type Config struct {
+	lifecycle.Env
+	// History is how many commands of an endpoint are kept, beside those that
+	// wait; 0 means DefaultHistory.
+	History int
+
+	// now is the clock; nil means time.Now.
+	now func() time.Time
+}
+
+// Flags adds the service's own flags and returns the function that makes the
+// service once they are read.
+func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
+	history := fs.Int("command-history", DefaultHistory, "how many commands of an endpoint are kept, beside those that wait")
+	return func(env lifecycle.Env) (lifecycle.Component, error) {
+		if *history < 1 {
+			return nil, fmt.Errorf("%w: command-history %d: want at least 1", lifecycle.ErrUsage, *history)
+		}
+		return New(Config{Env: env, History: *history})
+	}
+}

@@ -1,0 +1,62 @@
+package registry
+
+import (
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
+)
+
+const subsystem = "endpoint_registry"
+
+type metrics struct {
+	requests *prometheus.CounterVec
+	failures *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	// conflicts counts changes that another replica's change overtook and
+	// that were tried again.
+	conflicts prometheus.Counter
+	// malformed counts records that could not be read.
+	malformed prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, db *badger.DB, endpoints func() int) *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: subsystem,
+			Name: "requests_total", Help: "Requests answered, by subject and code: ok or the kind of the error."}, []string{"subject", "code"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: subsystem,
+			Name: "errors_total", Help: "Requests that failed for a reason on the manager's side."}, []string{"subject"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "nightjar", Subsystem: subsystem,
+			Name: "request_duration_seconds", Help: "Time taken to answer a request.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 8)}, []string{"subject"}),
+		conflicts: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: subsystem,
+			Name: "conflicts_total", Help: "Changes tried again because another replica was faster."}),
+		malformed: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: subsystem,
+			Name: "malformed_records_total", Help: "Records of the bucket that could not be read and were passed over."}),
+	}
+	reg.MustRegister(m.requests, m.failures, m.duration, m.conflicts, m.malformed,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem,
+			Name: "endpoints", Help: "Endpoints that exist."}, func() float64 { return float64(endpoints()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem,
+			Name: "store_bytes", Help: "Size of the store's tables on disk, without its write-ahead log."}, func() float64 {
+			size, _ := db.EstimateSize(nil)
+			return float64(size)
+		}))
+	return m
+}
+
+// observe notes an answered request. Subjects are those that the service
+// announced, so their number is bounded.
+func (m *metrics) observe(subject string, took time.Duration, err error) {
+	code := "ok"
+	if f := fault.From(err); f != nil {
+		code = string(f.Kind)
+		if f.Kind == fault.Internal || f.Kind == fault.Unavailable {
+			m.failures.WithLabelValues(subject).Inc()
+		}
+	}
+	m.requests.WithLabelValues(subject, code).Inc()
+	m.duration.WithLabelValues(subject).Observe(took.Seconds())
+}

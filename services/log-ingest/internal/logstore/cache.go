@@ -1,0 +1,83 @@
+package logstore
+
+import (
+	"math"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/event"
+)
+
+// cacheKey names what a cache holds: the state of an hour, or the hashes of
+// one of its chunks.
+type cacheKey struct {
+	id     chunkID
+	hashes bool
+}
+
+// cached is a value of the cache.
+type cached interface{ bytes() int }
+
+// cache keeps what was used last within a bound of bytes. It holds only what
+// can be read from the store again. It is not safe for concurrent use.
+type cache struct {
+	lru       *simplelru.LRU[cacheKey, cached]
+	sizes     map[cacheKey]int
+	used, max int
+}
+
+func newCache(maxBytes int) *cache {
+	c := &cache{sizes: map[cacheKey]int{}, max: maxBytes}
+	lru, err := simplelru.NewLRU(math.MaxInt, func(k cacheKey, _ cached) {
+		c.used -= c.sizes[k]
+		delete(c.sizes, k)
+	})
+	if err != nil {
+		panic(err) // only for a size that is not positive
+	}
+	c.lru = lru
+	return c
+}
+
+func (c *cache) get(k cacheKey) (cached, bool) { return c.lru.Get(k) }
+
+// put adds or replaces a value and drops what was not used for longest. The
+// value itself stays even when it alone is beyond the bound.
+func (c *cache) put(k cacheKey, v cached) {
+	size := v.bytes() + 2*len(k.id.endpoint) + 256 // entries of list and maps
+	c.lru.Add(k, v)
+	c.used += size - c.sizes[k]
+	c.sizes[k] = size
+	for c.used > c.max && c.lru.Len() > 1 {
+		c.lru.RemoveOldest()
+	}
+}
+
+// hashSet is the set of the hashes of a chunk's lines.
+type hashSet struct {
+	set map[event.Hash]struct{}
+	// expires is when the store drops the chunk, in Unix seconds, 0 for
+	// never.
+	expires uint64
+}
+
+func (h *hashSet) bytes() int { return 32 + len(h.set)*hashSize*7/4 }
+
+// hourState is what a writer knows of the chunks of an endpoint's hour.
+type hourState struct {
+	// max is the greatest time that is stored, -1 when there is none.
+	max int64
+	// floor is the time above which chunks is complete: every chunk that
+	// reaches beyond floor and whose hashes are no keys is in it.
+	floor int64
+	// chunks are sorted by min; reach[i] is the greatest max of chunks[:i+1].
+	chunks []span
+	reach  []int64
+	// keyedMin and keyedMax bound the times of the chunks whose hashes are
+	// keys; keyedMax is -1 when there are none.
+	keyedMin, keyedMax int64
+}
+
+func newHourState() *hourState { return &hourState{max: -1, floor: -1, keyedMax: -1} }
+
+func (h *hourState) bytes() int { return 128 + cap(h.chunks)*72 + cap(h.reach)*8 }

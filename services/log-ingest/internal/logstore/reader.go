@@ -1,0 +1,269 @@
+package logstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/event"
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+)
+
+// Bounds of a page. A line longer than MaxPageBytes is a page alone.
+const (
+	MaxPageLines = 1 << 16
+	MaxPageBytes = 1 << 20
+)
+
+var errBody = errors.New("body of a chunk does not match its index")
+
+// Query asks for a page of an endpoint's lines.
+type Query struct {
+	Endpoint string
+	Kind     Kind
+	// After and Before bound the lines, both exclusive.
+	After, Before Pos
+	// Skip passes over that many lines first.
+	Skip int
+	// Limit bounds the lines of the page, 0 for as many as a page holds.
+	Limit int
+	// Detections gives, in place of an event that is also an alert, the
+	// alert's line.
+	Detections bool
+}
+
+// Between sets the bounds to times, exclusive; a zero time is an open bound.
+func (q *Query) Between(start, stop time.Time) {
+	q.After, q.Before = Beginning(), End()
+	if !start.IsZero() {
+		q.After = At(start, math.MaxUint64)
+	}
+	if !stop.IsZero() {
+		q.Before = At(stop, 0)
+	}
+}
+
+// Page is an answer to a Query.
+type Page struct {
+	// Lines are the lines in order, each ended by a newline.
+	Lines []byte
+	Count int
+	// Last is the position of the last line; More tells that there are lines
+	// behind it, which a Query with After set to Last finds.
+	Last Pos
+	More bool
+}
+
+// Reader answers queries. It is safe for concurrent use; what it keeps in
+// memory is bounded by the size of a page, whatever the chunks look like.
+type Reader struct{ db *badger.DB }
+
+// NewReader returns a reader of a store.
+func NewReader(db *badger.DB) *Reader { return &Reader{db: db} }
+
+// Page returns a page. It ends early with the error of ctx.
+func (r *Reader) Page(ctx context.Context, q Query) (Page, error) {
+	if q.Endpoint == "" || len(q.Endpoint) > MaxEndpoint {
+		return Page{}, ErrEndpoint
+	}
+	txn := r.db.NewTransaction(false)
+	defer txn.Discard()
+	for q.Skip > 0 {
+		skipped := selection{maxItems: min(q.Skip, MaxPageLines), maxBytes: math.MaxInt}
+		if err := pick(ctx, txn, &q, &skipped); err != nil {
+			return Page{}, err
+		}
+		if !skipped.cut {
+			return Page{}, nil
+		}
+		q.After = skipped.items[0].pos
+		q.Skip -= len(skipped.items)
+	}
+	s := selection{maxItems: MaxPageLines, maxBytes: MaxPageBytes}
+	if q.Limit > 0 {
+		s.maxItems = min(q.Limit, MaxPageLines)
+	}
+	if err := pick(ctx, txn, &q, &s); err != nil {
+		return Page{}, err
+	}
+	items := s.sorted()
+	if len(items) == 0 {
+		return Page{}, nil
+	}
+	page := Page{More: s.cut}
+	if q.Detections {
+		if err := detections(ctx, txn, q.Endpoint, items); err != nil {
+			return Page{}, err
+		}
+		size := int(items[0].size)
+		for i := 1; i < len(items); i++ {
+			if size += int(items[i].size); size > MaxPageBytes {
+				items, page.More = items[:i], true
+				break
+			}
+		}
+	}
+	page.Count, page.Last = len(items), items[len(items)-1].pos
+	var err error
+	page.Lines, err = lines(ctx, txn, q.Endpoint, items)
+	return page, err
+}
+
+// walk calls each for the chunks of a kind that may hold lines between after
+// and before, by their first time, until it returns false.
+func walk(ctx context.Context, txn *badger.Txn, kind Kind, endpoint string, after, before Pos, each func(s *span, index *indexReader) (bool, error)) error {
+	opts := badger.IteratorOptions{Prefix: appendPrefix(nil, prefixIndex, kind, endpoint)}
+	it := txn.NewIterator(opts)
+	defer it.Close()
+	for it.Seek(hourKey(kind, endpoint, after.Hour)); it.Valid(); it.Next() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		s, err := parseIndexKey(it.Item().Key(), endpoint)
+		if err != nil {
+			return err
+		}
+		if (Pos{Hour: s.id.hour, Off: s.min}).Compare(before) >= 0 {
+			return nil
+		}
+		if s.id.hour == after.Hour && s.max < after.Off {
+			continue
+		}
+		more := false
+		err = it.Item().Value(func(b []byte) error {
+			index, err := newIndexReader(b)
+			if err != nil {
+				return err
+			}
+			if more, err = each(&s, &index); err != nil {
+				return err
+			}
+			return index.err
+		})
+		if err != nil {
+			return fmt.Errorf("chunk of hour %d: %w", s.id.hour, err)
+		}
+		if !more {
+			return nil
+		}
+	}
+	return nil
+}
+
+// pick offers the lines of a query to a selection.
+func pick(ctx context.Context, txn *badger.Txn, q *Query, into *selection) error {
+	return walk(ctx, txn, q.Kind, q.Endpoint, q.After, q.Before, func(s *span, index *indexReader) (bool, error) {
+		if into.ends(Pos{Hour: s.id.hour, Off: s.min}) {
+			return false, nil
+		}
+		line := item{kind: q.Kind, first: s.id.first, sub: s.id.sub}
+		line.pos.Hour = s.id.hour
+		for index.next() {
+			l := &index.last
+			line.pos.Off, line.pos.Arrival = l.off, l.arrival
+			if line.pos.Compare(q.After) <= 0 {
+				continue
+			}
+			if line.pos.Compare(q.Before) >= 0 {
+				break
+			}
+			line.hash, line.from, line.size = l.hash, l.from, l.size
+			if !into.offer(&line) {
+				break
+			}
+		}
+		return true, nil
+	})
+}
+
+// detections lets items that are also alerts point at the alert's line.
+func detections(ctx context.Context, txn *badger.Txn, endpoint string, items []item) error {
+	after, before := items[0].pos, items[len(items)-1].pos
+	after.Arrival, before.Arrival = 0, math.MaxUint64
+	var byHash map[event.Hash]*item
+	return walk(ctx, txn, Alerts, endpoint, after, before, func(s *span, index *indexReader) (bool, error) {
+		for index.next() {
+			l := &index.last
+			at := Pos{Hour: s.id.hour, Off: l.off}
+			if at.Hour == after.Hour && at.Off < after.Off {
+				continue
+			}
+			if at.Compare(before) > 0 {
+				break
+			}
+			if byHash == nil {
+				byHash = make(map[event.Hash]*item, len(items))
+				for i := range items {
+					byHash[items[i].hash] = &items[i]
+				}
+			}
+			if it := byHash[l.hash]; it != nil && it.pos.sameTime(at) {
+				it.kind, it.first, it.sub, it.from, it.size = Alerts, s.id.first, s.id.sub, l.from, l.size
+			}
+		}
+		return true, nil
+	})
+}
+
+// lines returns the lines of items. It opens one body at a time.
+func lines(ctx context.Context, txn *badger.Txn, endpoint string, items []item) ([]byte, error) {
+	type piece struct {
+		*item
+		at int
+	}
+	pieces := make([]piece, len(items))
+	size := 0
+	for i := range items {
+		pieces[i] = piece{&items[i], size}
+		size += int(items[i].size)
+	}
+	sameBody := func(a, b *item) bool {
+		return a.kind == b.kind && a.pos.Hour == b.pos.Hour && a.first == b.first && a.sub == b.sub
+	}
+	slices.SortStableFunc(pieces, func(a, b piece) int {
+		switch {
+		case a.kind != b.kind:
+			return int(a.kind) - int(b.kind)
+		case a.pos.Hour != b.pos.Hour:
+			return a.pos.Compare(b.pos)
+		case a.first != b.first:
+			if a.first < b.first {
+				return -1
+			}
+			return 1
+		}
+		return int(a.sub) - int(b.sub)
+	})
+	out := make([]byte, size)
+	var body []byte
+	for i := range pieces {
+		p := &pieces[i]
+		if i == 0 || !sameBody(p.item, pieces[i-1].item) {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			id := chunkID{endpoint: endpoint, hour: p.pos.Hour, first: p.first, sub: p.sub}
+			entry, err := txn.Get(id.bodyKey(p.kind))
+			if err != nil {
+				return nil, fmt.Errorf("body of a chunk: %w", err)
+			}
+			err = entry.Value(func(b []byte) (err error) {
+				body, err = message.Decompress(body[:0], b)
+				return err
+			})
+			if err != nil {
+				return nil, fmt.Errorf("body of a chunk: %w", err)
+			}
+		}
+		if int(p.from)+int(p.size) > len(body) {
+			return nil, errBody
+		}
+		copy(out[p.at:], body[p.from:p.from+p.size])
+	}
+	return out, nil
+}

@@ -1,0 +1,335 @@
+package logstore
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/event"
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+)
+
+// Bounds of a chunk. A line longer than maxChunkBytes is a chunk alone.
+const (
+	maxChunkLines = 2000
+	maxChunkBytes = 1 << 20
+)
+
+// Entry is a line to store.
+type Entry struct {
+	Endpoint string
+	// Time is where the line stands. Timed is false when it is not the
+	// line's own time, so that the same line may come with another one.
+	Time  time.Time
+	Timed bool
+	// Hash identifies the line among those of its endpoint and kind.
+	Hash event.Hash
+	// Arrival orders lines of the same time.
+	Arrival uint64
+	// Expires is when the line may be dropped, in Unix seconds, 0 for never.
+	Expires uint64
+	// Line has no line ending. It must stay as it is until Write returns.
+	Line []byte
+}
+
+// entry is a line of a batch.
+type entry struct {
+	pos     Pos
+	hash    event.Hash
+	timed   bool
+	expires uint64
+	line    []byte
+}
+
+// Writer stores lines of one kind. One goroutine at a time may use it, and
+// nobody else may write lines of this kind to the store.
+type Writer struct {
+	db    *badger.DB
+	kind  Kind
+	cache *cache
+	// raw and packed are the lines of the chunk in hand.
+	raw, packed []byte
+}
+
+// NewWriter returns a writer that keeps at most about cacheBytes in memory
+// between batches.
+func NewWriter(db *badger.DB, kind Kind, cacheBytes int) *Writer {
+	return &Writer{db: db, kind: kind, cache: newCache(cacheBytes)}
+}
+
+// Batch is what one transaction adds.
+type Batch struct {
+	w       *Writer
+	read    *badger.Txn
+	first   uint64
+	hours   map[hourID]*pendingHour
+	last    *pendingHour
+	untimed map[untimedID]struct{}
+	// Stored, Repeated, Untimed and Chunks count the lines to be stored, the
+	// repetitions passed over, those without a time of their own among the
+	// stored ones, and the chunks written.
+	Stored, Repeated, Untimed, Chunks int
+}
+
+type hourID struct {
+	endpoint string
+	hour     int64
+}
+
+type untimedID struct {
+	endpoint string
+	hash     event.Hash
+}
+
+// pendingHour is what a batch adds to an hour.
+type pendingHour struct {
+	id    hourID
+	state *hourState
+	// whole tells that state knows all chunks because they were asked for.
+	whole   bool
+	entries []entry
+	// max is the greatest time of state and entries together.
+	max int64
+	// own are the hashes of entries, made when first needed.
+	own    map[event.Hash]struct{}
+	chunks []span
+}
+
+// Begin starts a batch. Its first message has sequence first in its stream,
+// which no other batch of this writer may have. Close must be called.
+func (w *Writer) Begin(first uint64) *Batch {
+	return &Batch{w: w, read: w.db.NewTransaction(false), first: first, hours: map[hourID]*pendingHour{}, untimed: map[untimedID]struct{}{}}
+}
+
+// Close releases what the batch holds. It may be called at any time.
+func (b *Batch) Close() { b.read.Discard() }
+
+// Add adds a line to the batch unless the endpoint has sent it before, and
+// tells whether it did. badger.ErrTxnTooBig means that the batch cannot be
+// written in one transaction.
+func (b *Batch) Add(e *Entry) (bool, error) {
+	if e.Endpoint == "" || len(e.Endpoint) > MaxEndpoint {
+		return false, ErrEndpoint
+	}
+	pos := At(e.Time, e.Arrival)
+	p, err := b.hour(hourID{e.Endpoint, pos.Hour})
+	if err != nil {
+		return false, fmt.Errorf("hour of a line: %w", err)
+	}
+	repeated := false
+	if e.Timed {
+		repeated, err = b.repeatedTimed(p, pos.Off, e.Hash)
+	} else {
+		id := untimedID{e.Endpoint, e.Hash}
+		if _, repeated = b.untimed[id]; !repeated {
+			if repeated, err = b.w.hasKey(b.read, e.Endpoint, e.Hash); !repeated {
+				b.untimed[id] = struct{}{}
+			}
+		}
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for a repetition: %w", err)
+	}
+	if repeated {
+		b.Repeated++
+		return false, nil
+	}
+	b.Stored++
+	if !e.Timed {
+		b.Untimed++
+	}
+	if int64(len(b.untimed)) >= b.w.db.MaxBatchCount() {
+		return false, badger.ErrTxnTooBig // its keys alone are too many
+	}
+	if p.own != nil {
+		p.own[e.Hash] = struct{}{}
+	}
+	p.max = max(p.max, pos.Off)
+	p.entries = append(p.entries, entry{pos: pos, hash: e.Hash, timed: e.Timed, expires: e.Expires, line: e.Line})
+	return true, nil
+}
+
+func (b *Batch) hour(id hourID) (*pendingHour, error) {
+	if b.last != nil && b.last.id == id {
+		return b.last, nil
+	}
+	p := b.hours[id]
+	if p == nil {
+		state, err := b.w.hour(b.read, id.endpoint, id.hour)
+		if err != nil {
+			return nil, err
+		}
+		p = &pendingHour{id: id, state: state, max: state.max}
+		b.hours[id] = p
+	}
+	b.last = p
+	return p, nil
+}
+
+// complete makes the state know all chunks that reach over off.
+func (b *Batch) complete(p *pendingHour, off int64) error {
+	if off > p.state.floor {
+		return nil
+	}
+	state, err := b.w.loadHour(b.read, p.id.endpoint, p.id.hour)
+	if err != nil {
+		return err
+	}
+	p.state, p.whole = state, true
+	return nil
+}
+
+func (b *Batch) repeatedTimed(p *pendingHour, off int64, hash event.Hash) (bool, error) {
+	if off > p.max {
+		return false, nil
+	}
+	if len(p.entries) > 0 {
+		if p.own == nil {
+			p.own = make(map[event.Hash]struct{}, 2*len(p.entries))
+			for i := range p.entries {
+				p.own[p.entries[i].hash] = struct{}{}
+			}
+		}
+		if _, ok := p.own[hash]; ok {
+			return true, nil
+		}
+	}
+	if off > p.state.max {
+		return false, nil
+	}
+	if err := b.complete(p, off); err != nil {
+		return false, err
+	}
+	found := false
+	var err error
+	p.state.over(off, func(s *span) bool {
+		var set *hashSet
+		if set, err = b.w.hashes(b.read, s); err != nil {
+			return false
+		}
+		_, found = set.set[hash]
+		return !found
+	})
+	if err != nil || found {
+		return found, err
+	}
+	if off <= p.state.keyedMax && off >= p.state.keyedMin {
+		return b.w.hasKey(b.read, p.id.endpoint, hash)
+	}
+	return false, nil
+}
+
+// Write writes the batch into txn. An error of Badger, such as
+// badger.ErrTxnTooBig, is wrapped.
+func (b *Batch) Write(txn *badger.Txn) error {
+	for _, p := range b.hours {
+		slices.SortFunc(p.entries, func(x, y entry) int {
+			if c := cmp.Compare(x.pos.Off, y.pos.Off); c != 0 {
+				return c
+			}
+			return cmp.Compare(x.pos.Arrival, y.pos.Arrival)
+		})
+		for rest := p.entries; len(rest) > 0; {
+			n, size := 1, len(rest[0].line)+1
+			for n < len(rest) && n < maxChunkLines && size+len(rest[n].line)+1 <= maxChunkBytes {
+				size += len(rest[n].line) + 1
+				n++
+			}
+			if err := b.writeChunk(txn, p, rest[:n]); err != nil {
+				return err
+			}
+			rest = rest[n:]
+		}
+	}
+	return nil
+}
+
+func (b *Batch) writeChunk(txn *badger.Txn, p *pendingHour, lines []entry) error {
+	if len(p.chunks) > math.MaxUint16 {
+		return badger.ErrTxnTooBig // fewer messages at once make fewer chunks
+	}
+	s := span{
+		id:  chunkID{endpoint: p.id.endpoint, hour: p.id.hour, first: b.first, sub: uint16(len(p.chunks))},
+		min: lines[0].pos.Off, max: lines[len(lines)-1].pos.Off, count: uint32(len(lines)),
+	}
+	if err := b.complete(p, s.min); err != nil {
+		return err
+	}
+	s.keyed = crowded(p, &s)
+	b.w.raw = b.w.raw[:0]
+	expires := uint64(0)
+	for i := range lines {
+		l := &lines[i]
+		b.w.raw = append(append(b.w.raw, l.line...), '\n')
+		expires = later(expires, l.expires, i == 0)
+		if l.timed && !s.keyed {
+			continue
+		}
+		e := badger.NewEntry(hashKey(b.w.kind, p.id.endpoint, l.hash), nil)
+		e.ExpiresAt = l.expires
+		if err := txn.SetEntry(e); err != nil {
+			return fmt.Errorf("hash of a line: %w", err)
+		}
+	}
+	index := badger.NewEntry(s.indexKey(b.w.kind), appendIndex(make([]byte, 0, len(lines)*(minIndexed+4)+8), lines))
+	// The transaction keeps the value until it is committed.
+	b.w.packed = message.Compress(b.w.packed[:0], b.w.raw)
+	body := badger.NewEntry(s.id.bodyKey(b.w.kind), slices.Clone(b.w.packed))
+	for _, e := range []*badger.Entry{index, body} {
+		e.ExpiresAt = expires
+		if err := txn.SetEntry(e); err != nil {
+			return fmt.Errorf("chunk: %w", err)
+		}
+	}
+	p.chunks = append(p.chunks, s)
+	b.Chunks++
+	return nil
+}
+
+// later returns the later of two expiry times, 0 meaning never.
+func later(a, b uint64, first bool) uint64 {
+	if first {
+		return b
+	}
+	if a == 0 || b == 0 {
+		return 0
+	}
+	return max(a, b)
+}
+
+// crowded tells whether as many chunks as are allowed lie over s already.
+func crowded(p *pendingHour, s *span) bool {
+	n := 0
+	for _, list := range [][]span{p.state.chunks, p.chunks} {
+		for i := range list {
+			if !list[i].keyed && list[i].min <= s.max && list[i].max >= s.min {
+				if n++; n >= crowd {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// Committed tells the writer that the transaction of the batch is committed.
+func (b *Batch) Committed() {
+	for id, p := range b.hours {
+		if len(p.chunks) == 0 {
+			continue
+		}
+		state := p.state.clone()
+		for _, s := range p.chunks {
+			state.add(s)
+		}
+		state.seal()
+		if !p.whole {
+			state.trim()
+		}
+		b.w.cache.put(cacheKey{id: chunkID{endpoint: id.endpoint, hour: id.hour}}, state)
+	}
+}

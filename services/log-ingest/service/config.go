@@ -1,0 +1,122 @@
+package ingest
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nightjar-edr/nightjar/pkg/config"
+	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+)
+
+// Default retentions.
+const (
+	DefaultRetentionEvents = 30 * 24 * time.Hour
+	DefaultRetentionAlerts = 365 * 24 * time.Hour
+)
+
+// Config is what the service is made from.
+type Config struct {
+	lifecycle.Env
+	// Partitions are the partitions of endpoints that this replica owns,
+	// nil for all. They are fixed for the life of a store.
+	Partitions []int
+	// RetentionEvents and RetentionAlerts are how long lines are kept after
+	// their receipt, 0 for ever.
+	RetentionEvents, RetentionAlerts time.Duration
+}
+
+// Flags adds the service's flags and returns the function that makes the
+// service once they are read.
+func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
+	events, alerts := config.Duration(DefaultRetentionEvents), config.Duration(DefaultRetentionAlerts)
+	fs.Var(&events, "retention-events", "how long events are kept, 0 for ever")
+	fs.Var(&alerts, "retention-alerts", "how long alerts are kept, 0 for ever")
+	shards := fs.Int("shards", 1, "number of shares that the partitions of endpoints are cut into")
+	ordinal := fs.Int("ordinal", -1, "number of this replica, which owns share ordinal modulo shards\n-1: the number that the host name ends with")
+	return func(env lifecycle.Env) (lifecycle.Component, error) {
+		partitions, err := share(*shards, *ordinal, os.Hostname)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", lifecycle.ErrUsage, err)
+		}
+		return New(Config{Env: env, Partitions: partitions, RetentionEvents: time.Duration(events), RetentionAlerts: time.Duration(alerts)})
+	}
+}
+
+var trailingNumber = regexp.MustCompile(`[0-9]{1,9}$`)
+
+// share returns the partitions of a replica, nil for all.
+func share(shards, ordinal int, hostname func() (string, error)) ([]int, error) {
+	switch {
+	case shards < 1 || shards > subject.Partitions:
+		return nil, fmt.Errorf("shards %d: want 1 to %d", shards, subject.Partitions)
+	case ordinal < -1:
+		return nil, fmt.Errorf("ordinal %d: want -1 or more", ordinal)
+	case shards == 1:
+		return nil, nil
+	}
+	if ordinal < 0 {
+		name, err := hostname()
+		if err != nil {
+			return nil, fmt.Errorf("ordinal: %w", err)
+		}
+		number := trailingNumber.FindString(name)
+		if number == "" {
+			return nil, fmt.Errorf("ordinal: host name %q does not end with a number", name)
+		}
+		if ordinal, err = strconv.Atoi(number); err != nil {
+			return nil, fmt.Errorf("ordinal: %w", err)
+		}
+	}
+	var own []int
+	for p := range subject.Partitions {
+		if p%shards == ordinal%shards {
+			own = append(own, p)
+		}
+	}
+	return own, nil
+}
+
+// partitionSet is the set of partitions that a replica owns.
+type partitionSet [subject.Partitions]bool
+
+func newPartitionSet(list []int) (partitionSet, error) {
+	var s partitionSet
+	if list == nil {
+		for p := range s {
+			s[p] = true
+		}
+		return s, nil
+	}
+	if len(list) == 0 {
+		return s, errors.New("no partition is owned")
+	}
+	for _, p := range list {
+		if p < 0 || p >= len(s) {
+			return s, fmt.Errorf("partition %d: want 0 to %d", p, len(s)-1)
+		}
+		s[p] = true
+	}
+	return s, nil
+}
+
+func (s *partitionSet) all() bool { return !slices.Contains(s[:], false) }
+
+// list returns the partitions in ascending order.
+func (s *partitionSet) list() []int {
+	var out []int
+	for p, own := range s {
+		if own {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func (s *partitionSet) owns(endpoint string) bool { return s[subject.PartitionOf(endpoint)] }

@@ -1,0 +1,20 @@
+// Package ingest is the service log-ingest: what happened on the endpoints.
+//
+// It owns no stream. It reads the streams EVENTS and ALERTS and folds them
+// into its own Badger store, each through a view: chunks of lines by endpoint
+// and event time, see internal/logstore. A replica owns all partitions of
+// endpoints or some of them, for the life of its store.
+//
+// It answers message.LogsQuery on edr.logs.<partition>.query for the
+// partitions it owns: pages of an endpoint's events or alerts in the order of
+// their time, those of the same time in the order of their arrival. An event
+// that is also an alert is shown with its detection. Events late, early or
+// out of order are all found, in memory that does not depend on how many
+// there are.
+//
+// It guarantees that each event is stored once, in whatever batches and
+// however much later within the retention an endpoint repeats it; that what
+// is stored agrees with the position in the stream whatever crashes when; and
+// that a deleted store is built again with the same answers from what the
+// streams still hold.
+package ingest

@@ -1,0 +1,225 @@
+package ingest
+
+import (
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/event"
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/view"
+	"github.com/nightjar-edr/nightjar/services/log-ingest/internal/logstore"
+)
+
+const (
+	// maxFold is how many bytes of lines one transaction takes, unless a
+	// single message holds more.
+	maxFold = 16 << 20
+	// arrivalBits is what is left for a line's number within its message.
+	arrivalBits = 9
+	// Bounds of what the writers keep in memory to recognise repetitions.
+	eventsCache = 24 << 20
+	alertsCache = 8 << 20
+)
+
+// A line's number must fit beside the sequence of its message.
+var _ [1<<arrivalBits - message.MaxBatchEvents]struct{}
+
+// folder folds the messages of a stream into a kind of chunks.
+type folder struct {
+	stream    string
+	kind      logstore.Kind
+	writer    *logstore.Writer
+	retention time.Duration
+	log       *slog.Logger
+	metrics   *metrics
+	// add adds the lines of a message to a batch.
+	add func(f *folder, b *logstore.Batch, m *view.Msg, tally *tally) error
+	// done notes what a committed batch has stored.
+	done func(f *folder, b *logstore.Batch)
+	own  *partitionSet
+	// maxTxn is the size in bytes that a transaction may have.
+	maxTxn int64
+	// arena is where the lines of a transaction stand.
+	arena []byte
+}
+
+// tally counts the messages of a transaction that were passed over.
+type tally struct{ unreadable, expired int }
+
+// fold is a view.Fold.
+func (f *folder) fold(txn *badger.Txn, msgs []view.Msg) (func(), error) {
+	size := lineBytes(msgs)
+	if len(msgs) > 1 && (size > maxFold || f.kind == logstore.Events && entryBytes(msgs) > f.maxTxn) {
+		return nil, badger.ErrTxnTooBig // before any work on them
+	}
+	if f.kind == logstore.Events && uint64(cap(f.arena)) < size {
+		f.arena = make([]byte, 0, size)
+	}
+	f.arena = f.arena[:0]
+	b := f.writer.Begin(msgs[0].Seq)
+	defer b.Close()
+	var t tally
+	for i := range msgs {
+		if err := f.add(f, b, &msgs[i], &t); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.Write(txn); err != nil {
+		return nil, err
+	}
+	return func() {
+		b.Committed()
+		f.done(f, b)
+		f.metrics.chunks.WithLabelValues(kindName(f.kind)).Add(float64(b.Chunks))
+		f.metrics.unreadable.WithLabelValues(f.stream).Add(float64(t.unreadable))
+		f.metrics.expired.WithLabelValues(f.stream).Add(float64(t.expired))
+		if cap(f.arena) > maxFold {
+			f.arena = nil
+		}
+	}, nil
+}
+
+func kindName(k logstore.Kind) string {
+	if k == logstore.Alerts {
+		return "alert"
+	}
+	return "event"
+}
+
+// lineBytes returns how many bytes of lines messages announce.
+func lineBytes(msgs []view.Msg) uint64 {
+	size := uint64(0)
+	for i := range msgs {
+		var h zstd.Header
+		if h.Decode(msgs[i].Data) == nil && h.HasFCS && h.FrameContentSize <= 64<<20 {
+			size += h.FrameContentSize
+		} else {
+			size += uint64(len(msgs[i].Data))
+		}
+	}
+	return size
+}
+
+// entryBytes estimates what batches of events make of a transaction: lines
+// compressed about as they came, and an index.
+func entryBytes(msgs []view.Msg) int64 {
+	size := int64(0)
+	for i := range msgs {
+		size += int64(len(msgs[i].Data))
+		if count, err := strconv.Atoi(msgs[i].Header.Get(message.HeaderCount)); err == nil && count <= message.MaxBatchEvents {
+			size += int64(count) * logstore.IndexBytes
+		}
+	}
+	return size
+}
+
+// expires returns when a line received at t may be dropped, in Unix seconds,
+// and whether that is past.
+func (f *folder) expires(t time.Time) (at uint64, past bool) {
+	if f.retention <= 0 {
+		return 0, false
+	}
+	end := t.Add(f.retention)
+	// The store counts in whole seconds and 0 is for ever.
+	return uint64(max(1, end.Unix()+1)), !end.After(time.Now())
+}
+
+func (f *folder) passOver(m *view.Msg, t *tally, err error) {
+	t.unreadable++
+	f.log.Error("message passed over", "stream", f.stream, "sequence", m.Seq, "subject", m.Subject, "error", err)
+}
+
+func addEvents(f *folder, b *logstore.Batch, m *view.Msg, t *tally) error {
+	batch, grown, err := message.ParseBatch(m.Subject, m.Header, m.Data, f.arena[len(f.arena):])
+	if err != nil {
+		f.passOver(m, t, err)
+		return nil
+	}
+	// The lines stand behind those of the messages before; a message that
+	// did not fit has got memory of its own.
+	if n := len(f.arena) + len(grown); n <= cap(f.arena) {
+		f.arena = f.arena[:n]
+	}
+	if !subject.IsUUID(batch.Endpoint) {
+		f.passOver(m, t, logstore.ErrEndpoint)
+		return nil
+	}
+	expires, past := f.expires(batch.Received)
+	if past {
+		t.expired++
+		return nil
+	}
+	e := logstore.Entry{Endpoint: batch.Endpoint, Expires: expires}
+	for i, line := range batch.Lines {
+		// A line that is no event does not come here from the gateway; it
+		// stands at its receipt like one without a time.
+		info, err := event.Scan(line)
+		e.Timed = err == nil && info.Timed()
+		e.Time = batch.Received
+		if e.Timed {
+			e.Time = info.Time
+		}
+		e.Hash, e.Line = event.HashOf(line), line
+		e.Arrival = m.Seq<<arrivalBits | uint64(i)
+		if _, err := b.Add(&e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func doneEvents(f *folder, b *logstore.Batch) {
+	f.metrics.stored.Add(float64(b.Stored))
+	f.metrics.repeated.Add(float64(b.Repeated))
+	f.metrics.untimed.Add(float64(b.Untimed))
+}
+
+func addAlert(f *folder, b *logstore.Batch, m *view.Msg, t *tally) error {
+	endpoint := subject.Endpoint(m.Subject)
+	if !f.own.owns(endpoint) {
+		return nil
+	}
+	a, err := message.ParseAlert(m.Header, m.Data)
+	if err != nil {
+		f.passOver(m, t, err)
+		return nil
+	}
+	if a.Endpoint != endpoint || !subject.IsUUID(endpoint) {
+		f.passOver(m, t, logstore.ErrEndpoint)
+		return nil
+	}
+	expires, past := f.expires(a.Received)
+	if past {
+		t.expired++
+		return nil
+	}
+	_, err = b.Add(&logstore.Entry{
+		Endpoint: endpoint, Time: a.Time, Timed: a.Timed, Hash: a.Hash,
+		Arrival: m.Seq << arrivalBits, Expires: expires, Line: a.Line,
+	})
+	return err
+}
+
+func doneAlerts(f *folder, b *logstore.Batch) {
+	f.metrics.alerts.Add(float64(b.Stored))
+	f.metrics.alertsRepeated.Add(float64(b.Repeated))
+}
+
+// newFolders returns the folders of the two streams.
+func newFolders(cfg *Config, db *badger.DB, own *partitionSet, m *metrics) (events, alerts *folder) {
+	events = &folder{
+		stream: stream.Events, kind: logstore.Events, writer: logstore.NewWriter(db, logstore.Events, eventsCache),
+		retention: cfg.RetentionEvents, log: cfg.Log, metrics: m, add: addEvents, done: doneEvents, own: own, maxTxn: db.MaxBatchSize(),
+	}
+	alerts = &folder{
+		stream: stream.Alerts, kind: logstore.Alerts, writer: logstore.NewWriter(db, logstore.Alerts, alertsCache),
+		retention: cfg.RetentionAlerts, log: cfg.Log, metrics: m, add: addAlert, done: doneAlerts, own: own, maxTxn: db.MaxBatchSize(),
+	}
+	return events, alerts
+}

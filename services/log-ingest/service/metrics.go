@@ -1,0 +1,76 @@
+package ingest
+
+import (
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
+	"github.com/nightjar-edr/nightjar/pkg/view"
+)
+
+const subsystem = "log_ingest"
+
+type metrics struct {
+	views                        *view.Metrics
+	stored, repeated, untimed    prometheus.Counter
+	alerts, alertsRepeated       prometheus.Counter
+	chunks, unreadable, expired  *prometheus.CounterVec
+	requests, errors             *prometheus.CounterVec
+	duration                     *prometheus.HistogramVec
+	answeredLines, answeredBytes prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, db *badger.DB) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: subsystem, Name: name, Help: help})
+		reg.MustRegister(c)
+		return c
+	}
+	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: subsystem, Name: name, Help: help}, labels)
+		reg.MustRegister(c)
+		return c
+	}
+	m := &metrics{
+		views:          view.NewMetrics(reg, subsystem),
+		stored:         counter("events_stored_total", "Events stored."),
+		repeated:       counter("events_repeated_total", "Events passed over because their endpoint had sent them before."),
+		untimed:        counter("events_untimed_total", "Events stored at their receipt time for want of a time of their own."),
+		alerts:         counter("alerts_stored_total", "Alerts stored."),
+		alertsRepeated: counter("alerts_repeated_total", "Alerts passed over because they were stored before."),
+		chunks:         vec("chunks_total", "Chunks written.", "kind"),
+		unreadable:     vec("unreadable_total", "Messages passed over because they cannot be read.", "stream"),
+		expired:        vec("expired_total", "Messages passed over because their retention had ended.", "stream"),
+		requests:       vec("requests_total", "Requests answered.", "subject", "code"),
+		errors:         vec("errors_total", "Requests that failed on this side.", "subject"),
+		answeredLines:  counter("answered_lines_total", "Events and alerts given in answers."),
+		answeredBytes:  counter("answered_bytes_total", "Bytes of the lines given in answers, before compression."),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "nightjar", Subsystem: subsystem,
+			Name: "request_duration_seconds", Help: "Time spent on a request.", Buckets: prometheus.ExponentialBuckets(0.0005, 2.5, 12)}, []string{"subject"}),
+	}
+	reg.MustRegister(m.duration, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem,
+		Name: "store_bytes", Help: "Size of the store on disk."}, func() float64 {
+		lsm, vlog := db.Size()
+		return float64(lsm + vlog)
+	}))
+	return m
+}
+
+// querySubject stands for the subject of all partitions in metrics.
+const querySubject = "edr.logs.*.query"
+
+// observe notes an answered request.
+func (m *metrics) observe(_ string, took time.Duration, err error) {
+	code := "ok"
+	if err != nil {
+		kind := fault.From(err).Kind
+		code = string(kind)
+		if kind == fault.Internal || kind == fault.Unavailable {
+			m.errors.WithLabelValues(querySubject).Inc()
+		}
+	}
+	m.requests.WithLabelValues(querySubject, code).Inc()
+	m.duration.WithLabelValues(querySubject).Observe(took.Seconds())
+}

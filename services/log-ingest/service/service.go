@@ -1,0 +1,166 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nightjar-edr/nightjar/pkg/bus"
+	"github.com/nightjar-edr/nightjar/pkg/contract/access"
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/store"
+	"github.com/nightjar-edr/nightjar/pkg/view"
+	"github.com/nightjar-edr/nightjar/services/log-ingest/internal/logstore"
+)
+
+const (
+	version = "1.0.0"
+	// queryTimeout bounds the work on a page.
+	queryTimeout = 10 * time.Second
+	gcInterval   = 5 * time.Minute
+)
+
+// Service is log-ingest. Make it with New and run it with Run.
+type Service struct {
+	cfg            Config
+	own            partitionSet
+	db             *badger.DB
+	events, alerts *view.View
+	reader         *logstore.Reader
+	metrics        *metrics
+	// answering is set while the service is announced.
+	answering atomic.Bool
+}
+
+// New opens the service's store and prepares its views. Its errors wrap
+// ErrPartitions when the store was built for other partitions, and
+// store.ErrInUse when another process has it open.
+func New(cfg Config) (*Service, error) {
+	own, err := newPartitionSet(cfg.Partitions)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{cfg: cfg, own: own}
+	if s.db, err = openStore(&cfg, &s.own); err != nil {
+		return nil, err
+	}
+	s.metrics = newMetrics(cfg.Metrics, s.db)
+	s.reader = logstore.NewReader(s.db)
+	events, alerts := newFolders(&s.cfg, s.db, &s.own, s.metrics)
+	var filters []string
+	if !s.own.all() {
+		for _, p := range s.own.list() {
+			filters = append(filters, "edr.events."+strconv.Itoa(p)+".*")
+		}
+	}
+	s.events, err = view.New(view.Config{
+		Name: "events", Stream: stream.Events, Filters: filters, DB: s.db, JS: cfg.Bus.JS, Log: cfg.Log, Metrics: s.metrics.views, Fold: events.fold,
+	})
+	if err == nil {
+		s.alerts, err = view.New(view.Config{
+			Name: "alerts", Stream: stream.Alerts, DB: s.db, JS: cfg.Bus.JS, Log: cfg.Log, Metrics: s.metrics.views, Fold: alerts.fold,
+		})
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.db.Close())
+	}
+	return s, nil
+}
+
+// Ready returns nil when the service has caught up with its streams and is
+// connected, otherwise the reason why not.
+func (s *Service) Ready() error {
+	for _, v := range []struct {
+		name string
+		view *view.View
+	}{{"events", s.events}, {"alerts", s.alerts}} {
+		if err := v.view.Err(); err != nil {
+			return err
+		}
+		if !v.view.Ready() {
+			return fmt.Errorf("view %s is catching up", v.name)
+		}
+	}
+	if !s.answering.Load() {
+		return errors.New("does not answer yet")
+	}
+	return s.cfg.Bus.Ready()
+}
+
+// Run folds and answers until ctx ends, then finishes the answers in hand and
+// closes the store. Where a view stands still for a gap in its stream, it
+// goes on with the other one and stays not ready.
+func (s *Service) Run(ctx context.Context) (err error) {
+	defer func() {
+		if cerr := s.db.Close(); cerr != nil {
+			err = errors.Join(err, fmt.Errorf("close store: %w", cerr))
+		}
+	}()
+	viewsCtx, stopViews := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopViews()
+	g, failed := errgroup.WithContext(viewsCtx)
+	g.Go(func() error { return s.events.Run(failed) })
+	g.Go(func() error { return s.alerts.Run(failed) })
+	g.Go(func() error { store.CollectGarbage(failed, s.db, gcInterval); return nil })
+	running, cancel := context.WithCancel(ctx)
+	defer cancel()
+	context.AfterFunc(failed, cancel)
+
+	answering, err := s.answer(running)
+	if err == nil {
+		<-running.Done()
+	}
+	s.answering.Store(false)
+	if answering != nil {
+		answering.Stop()
+	}
+	stopViews()
+	return errors.Join(err, g.Wait())
+}
+
+// answer announces the service once it has caught up. It returns nil, nil
+// when ctx ends before.
+func (s *Service) answer(ctx context.Context) (*bus.Service, error) {
+	for _, v := range []*view.View{s.events, s.alerts} {
+		if err := v.WaitReady(ctx); err != nil {
+			if errors.Is(err, view.ErrGap) {
+				continue // what is stored can still be asked for
+			}
+			return nil, nil
+		}
+	}
+	parallel := 2 * runtime.GOMAXPROCS(0)
+	svc, err := bus.Serve(context.WithoutCancel(ctx), s.cfg.Bus, access.Ingest, version, parallel, queryTimeout, s.metrics.observe)
+	if err != nil {
+		return nil, err
+	}
+	subjects := []string{querySubject}
+	if !s.own.all() {
+		subjects = subjects[:0]
+		for _, p := range s.own.list() {
+			subjects = append(subjects, subject.Logs(p, message.LogsQuery))
+		}
+	}
+	for _, subj := range subjects {
+		if err := svc.Handle(subj, s.query); err != nil {
+			return svc, err
+		}
+	}
+	// Ready means that requests find us, so the server must know by then. A
+	// connection that is lost announces us again when it is back.
+	if err := s.cfg.Bus.NC.FlushTimeout(queryTimeout); err != nil {
+		s.cfg.Log.Warn("announcing", "error", err)
+	}
+	s.answering.Store(true)
+	s.cfg.Log.Info("answering", "partitions", len(s.own.list()))
+	return svc, nil
+}

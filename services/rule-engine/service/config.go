@@ -1,0 +1,94 @@
+package ruleengine
+
+import (
+	"flag"
+	"fmt"
+	"regexp"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/nightjar-edr/nightjar/pkg/config"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+)
+
+// DefaultRetentionAlerts is how long alerts are kept unless told otherwise.
+const DefaultRetentionAlerts = 365 * 24 * time.Hour
+
+// Config holds the settings of the service.
+type Config struct {
+	lifecycle.Env
+	// RulesDir is a folder of rule files that is imported at start; empty for
+	// none.
+	RulesDir string
+	// ContainersDir is a folder of container files that is imported at start;
+	// empty for none.
+	ContainersDir string
+	// SIEMs are the names of the SIEMs; each gets a durable consumer of that
+	// name on the stream ALERTS.
+	SIEMs []string
+	// RetentionAlerts is how long alerts are kept, 0 for ever.
+	RetentionAlerts time.Duration
+	// MaxAlertBytes bounds the stream ALERTS, 0 for no bound.
+	MaxAlertBytes int64
+	// Workers is the number of goroutines that detect; 0 means as many as the
+	// process may use processors.
+	Workers int
+
+	// ackWait is after what silence a batch is handed to another replica; 0
+	// means defaultAckWait.
+	ackWait time.Duration
+}
+
+const defaultAckWait = 30 * time.Second
+
+// Flags adds the service's own flags and returns the function that makes the
+// service once they are read.
+func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
+	rulesDir := fs.String("rules-dir", "", "folder with .gen and .gene rule files and .toml and .tpl templates, imported at start")
+	containersDir := fs.String("containers-dir", "", "folder with container files, imported at start; a container's name is its file's up to the first dot")
+	siems := fs.String("siem", "siem", "names of SIEMs, comma-separated; each gets a durable consumer on the stream ALERTS")
+	retention := config.Duration(DefaultRetentionAlerts)
+	fs.Var(&retention, "retention-alerts", "how long alerts are kept; 0 for ever")
+	var maxBytes config.Bytes
+	fs.Var(&maxBytes, "max-alert-bytes", "bytes that the stream ALERTS may use")
+	workers := fs.Int("workers", 0, "goroutines that detect; 0 for one for each processor")
+	return func(env lifecycle.Env) (lifecycle.Component, error) {
+		return New(Config{
+			Env: env, RulesDir: *rulesDir, ContainersDir: *containersDir, SIEMs: ParseSIEMs(*siems),
+			RetentionAlerts: time.Duration(retention), MaxAlertBytes: int64(maxBytes), Workers: *workers,
+		})
+	}
+}
+
+// ParseSIEMs reads a comma-separated list of names.
+func ParseSIEMs(list string) []string {
+	var names []string
+	for name := range strings.SplitSeq(list, ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// siemName is what NATS and its tools accept as the name of a consumer.
+var siemName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
+
+func (c *Config) check() error {
+	if c.Workers == 0 {
+		c.Workers = runtime.GOMAXPROCS(0)
+	}
+	if c.ackWait == 0 {
+		c.ackWait = defaultAckWait
+	}
+	if c.Workers < 0 || c.Workers > 1024 {
+		return fmt.Errorf("%w: workers %d: want 0 to 1024", lifecycle.ErrUsage, c.Workers)
+	}
+	for _, name := range c.SIEMs {
+		if !siemName.MatchString(name) {
+			return fmt.Errorf("%w: siem %q: want 1 to 32 letters, digits, dashes or underscores", lifecycle.ErrUsage, name)
+		}
+	}
+	return nil
+}

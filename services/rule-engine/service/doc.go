@@ -1,0 +1,31 @@
+// Package ruleengine is the service rule-engine: it keeps the detection rules
+// and their containers, runs the rules over every event, and raises alerts.
+//
+// It owns the key-value bucket rules, the object store containers and the
+// stream ALERTS with the durable consumers of the SIEMs. It reads the stream
+// EVENTS through one durable consumer that all replicas share.
+//
+// # Rules
+//
+// The whole rule set is one record, replaced with compare-and-set, so that a
+// change of several rules is seen by everybody or by nobody. A rule that is new
+// is live at once; an update or a deletion is staged until a reload. Every
+// replica folds the record into its store, compiles it and swaps the set that
+// its workers use, between two batches and never inside one. A request is
+// answered when this replica has the change in force; a reading request first
+// waits for what other replicas have written before it.
+//
+// # Detection
+//
+// An event becomes an alert when the agent marked it or a rule matches. An
+// alert is identified by its endpoint and the hash of its line, and is raised
+// once, whatever batches its event comes in and however much later: a view of
+// the stream ALERTS holds what was raised before, and the stream's own
+// duplicate window covers two replicas in the same moment. A batch is
+// acknowledged only after all its alerts are on stable storage. Killing the
+// process at any point therefore neither loses an alert nor raises it twice.
+//
+// A batch that cannot be read, or that makes the engine panic or the process
+// die five times, becomes a dead letter. While the stream ALERTS refuses
+// messages, batches wait in EVENTS and are tried again.
+package ruleengine

@@ -1,0 +1,282 @@
+package ruleengine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nightjar-edr/nightjar/pkg/bus"
+	"github.com/nightjar-edr/nightjar/pkg/contract/access"
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/store"
+	"github.com/nightjar-edr/nightjar/pkg/view"
+)
+
+// Bounds of requests.
+const (
+	parallelRequests = 16
+	requestTimeout   = 30 * time.Second
+	// rulesHistory is how many past rule sets the bucket keeps.
+	rulesHistory = 16
+	// garbageEvery is how often the store gives back the space of replaced
+	// rule sets.
+	garbageEvery = 10 * time.Minute
+)
+
+// Service is the rule-engine. Make it with New and run it once with Run.
+type Service struct {
+	cfg        Config
+	db         *badger.DB
+	metrics    *metrics
+	rules      *ruleSet
+	rulesFold  *view.View
+	raisedFold *view.View
+	published  published
+
+	// imported is what the folder of rules holds, nil without one.
+	imported *ruleFolder
+	// containerFiles are the containers of the folder, nil without one.
+	containerFiles map[string][]string
+
+	kv      jetstream.KeyValue
+	objects jetstream.ObjectStore
+	// changing serialises the changes that this replica makes.
+	changing sync.Mutex
+
+	serving    atomic.Bool
+	containers atomic.Bool // all containers that exist are known
+	walk       *walk
+}
+
+// New opens the service's store and reads the folders of rules and containers.
+// Settings or folders that cannot be used are an error that wraps
+// lifecycle.ErrUsage. Run closes what New opened.
+func New(cfg Config) (*Service, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	s := &Service{cfg: cfg}
+	var err error
+	if cfg.RulesDir != "" {
+		if s.imported, err = readRuleFolder(cfg.RulesDir); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.ContainersDir != "" {
+		if s.containerFiles, err = readContainerFolder(cfg.ContainersDir); err != nil {
+			return nil, err
+		}
+	}
+	if s.rules, err = newRuleSet(cfg.Log); err != nil {
+		return nil, fmt.Errorf("rule-engine: %w", err)
+	}
+	if s.db, err = store.Open(store.Options{Dir: cfg.DataDir, Sync: cfg.Sync, Log: cfg.Log}); err != nil {
+		return nil, fmt.Errorf("rule-engine: %w", err)
+	}
+	if err := s.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("rule-engine: %w", err), s.db.Close())
+	}
+	return s, nil
+}
+
+// open makes what stands on the store.
+func (s *Service) open() (err error) {
+	s.metrics = newMetrics(s.cfg.Metrics, s)
+	if err := s.loadRules(); err != nil {
+		return fmt.Errorf("load rules: %w", err)
+	}
+	if s.rulesFold, err = s.rulesView(s.metrics.views); err != nil {
+		return err
+	}
+	if s.raisedFold, err = s.raisedView(s.metrics.views); err != nil {
+		return err
+	}
+	s.published.seq = s.raisedFold.Position()
+	s.walk = newWalk(s)
+	return nil
+}
+
+// Ready returns nil when all rules are in force, all alerts raised before are
+// known, and the events that were waiting at the start are worked on.
+func (s *Service) Ready() error {
+	if err := s.cfg.Bus.Ready(); err != nil {
+		return err
+	}
+	for name, v := range map[string]*view.View{"rules": s.rulesFold, "raised alerts": s.raisedFold} {
+		if err := v.Err(); err != nil {
+			return err
+		}
+		if !v.Ready() {
+			return fmt.Errorf("the view of %s is catching up", name)
+		}
+	}
+	if err := s.rules.Err(); err != nil {
+		return err
+	}
+	if !s.containers.Load() {
+		return errors.New("containers are not known yet")
+	}
+	if !s.serving.Load() {
+		return errors.New("requests are not answered yet")
+	}
+	return s.walk.Ready()
+}
+
+// Run works until ctx ends, then finishes the batches in hand, closes the store
+// and returns nil.
+func (s *Service) Run(ctx context.Context) (err error) {
+	defer func() {
+		if cerr := s.db.Close(); cerr != nil {
+			err = errors.Join(err, fmt.Errorf("rule-engine: close store: %w", cerr))
+		}
+	}()
+	// Work in hand goes on after ctx has ended, until it is finished.
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer stop()
+
+	failed := make(chan error, 3)
+	start := func(f func(context.Context) error) {
+		background.Go(func() {
+			if err := f(work); err != nil {
+				failed <- err
+			}
+		})
+	}
+	if err := s.ensure(ctx); err != nil {
+		return unlessStopped(ctx, err)
+	}
+	start(s.rulesFold.Run)
+	start(s.raisedFold.Run)
+	start(s.followContainers)
+	background.Go(func() { store.CollectGarbage(work, s.db, garbageEvery) })
+	if err := s.prepare(ctx, failed); err != nil {
+		return unlessStopped(ctx, err)
+	}
+	svc, err := s.serve(work)
+	if err != nil {
+		return unlessStopped(ctx, err)
+	}
+	s.serving.Store(true)
+	walked := make(chan struct{})
+	go func() { defer close(walked); s.walk.run(ctx, work) }()
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		err = fmt.Errorf("rule-engine: %w", err)
+		s.walk.abort()
+	}
+	s.serving.Store(false)
+	svc.Stop()
+	<-walked
+	return err
+}
+
+// unlessStopped hides an error that is only the end of ctx.
+func unlessStopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("rule-engine: %w", err)
+}
+
+// ensure creates what the service owns in JetStream.
+func (s *Service) ensure(ctx context.Context) (err error) {
+	js := s.cfg.Bus.JS
+	if s.kv, err = stream.EnsureKV(ctx, js, stream.Rules, rulesHistory, s.cfg.Replicas); err != nil {
+		return err
+	}
+	if s.objects, err = stream.EnsureObjects(ctx, js, stream.Containers, stream.Limits{Replicas: s.cfg.Replicas}); err != nil {
+		return err
+	}
+	limits := stream.Limits{MaxAge: s.cfg.RetentionAlerts, MaxBytes: s.cfg.MaxAlertBytes, Replicas: s.cfg.Replicas}
+	if err := stream.Ensure(ctx, js, stream.Alerts, limits); err != nil {
+		return err
+	}
+	for _, name := range s.cfg.SIEMs {
+		if err := s.ensureSIEM(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// siemPending is how many alerts a SIEM may hold without acknowledging them.
+const siemPending = 1000
+
+// ensureSIEM creates the durable consumer of a SIEM. One that exists is left as
+// it is, wherever it stands in the stream.
+func (s *Service) ensureSIEM(ctx context.Context, name string) error {
+	js := s.cfg.Bus.JS
+	_, err := js.Consumer(ctx, stream.Alerts, name)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		_, err = js.CreateConsumer(ctx, stream.Alerts, jetstream.ConsumerConfig{
+			Durable: name, Description: "Alerts for the SIEM " + name, FilterSubject: subject.AllAlerts,
+			AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverAllPolicy, MaxAckPending: siemPending,
+		})
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrConsumerExists) {
+		return fmt.Errorf("consumer of SIEM %s: %w", name, err)
+	}
+	return nil
+}
+
+// prepare waits until the views have caught up and imports the folders.
+func (s *Service) prepare(ctx context.Context, failed chan error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case err := <-failed:
+			failed <- err
+			cancel(err)
+		case <-done:
+		}
+	}()
+	err := s.catchUp(ctx)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
+	return err
+}
+
+func (s *Service) catchUp(ctx context.Context) error {
+	if err := s.importContainers(ctx); err != nil {
+		return err
+	}
+	if err := s.awaitContainers(ctx); err != nil {
+		return err
+	}
+	if err := s.rulesFold.WaitReady(ctx); err != nil {
+		return err
+	}
+	if err := s.raisedFold.WaitReady(ctx); err != nil {
+		return err
+	}
+	return s.importRules(ctx)
+}
+
+// serve announces the service and answers requests.
+func (s *Service) serve(ctx context.Context) (*bus.Service, error) {
+	svc, err := bus.Serve(ctx, s.cfg.Bus, access.Rules, "1.0.0", parallelRequests, requestTimeout, s.metrics.observe)
+	if err != nil {
+		return nil, err
+	}
+	for subj, h := range s.handlers() {
+		if err := svc.Handle(subj, h); err != nil {
+			svc.Stop()
+			return nil, err
+		}
+	}
+	return svc, nil
+}

@@ -1,0 +1,177 @@
+// Package natsd runs the NATS server that standalone embeds: JetStream on a
+// folder, one NKey user for each service and each SIEM, and nobody else.
+package natsd
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nkeys"
+
+	"github.com/nightjar-edr/nightjar/pkg/config"
+	"github.com/nightjar-edr/nightjar/pkg/contract/access"
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+)
+
+// Config describes the server.
+type Config struct {
+	// Dir is where JetStream keeps its streams.
+	Dir string
+	// Addr is the address for SIEMs; empty for none.
+	Addr string
+	// TLS is required of connections to Addr when not nil.
+	TLS *tls.Config
+	// Sync decides when an acknowledged message is on stable storage.
+	Sync config.Sync
+	// SIEMs are the public NKeys of the SIEMs, by name.
+	SIEMs map[string]string
+	Log   *slog.Logger
+}
+
+// Server is a running NATS server.
+type Server struct {
+	// Server accepts in-process connections.
+	*server.Server
+	// Seeds are the NKey seeds of the services, made for this run alone.
+	Seeds map[string][]byte
+}
+
+// Start starts the server and waits until it accepts connections.
+func Start(cfg Config) (*Server, error) {
+	s := &Server{Seeds: map[string][]byte{}}
+	opts := &server.Options{
+		ServerName:         "nightjar",
+		JetStream:          true,
+		StoreDir:           cfg.Dir,
+		JetStreamMaxMemory: 64 << 20,
+		JetStreamMaxStore:  1 << 62, // --max-store bounds all stores together
+		SyncAlways:         cfg.Sync.Always,
+		SyncInterval:       cfg.Sync.Interval,
+		MaxPayload:         stream.MaxMessage,
+		MaxPending:         128 << 20,
+		WriteDeadline:      30 * time.Second,
+		NoSigs:             true,
+		DontListen:         cfg.Addr == "",
+		TLSConfig:          cfg.TLS,
+		TLS:                cfg.TLS != nil,
+		TLSTimeout:         5,
+	}
+	if cfg.Addr != "" {
+		host, port, err := net.SplitHostPort(cfg.Addr)
+		if err != nil {
+			return nil, fmt.Errorf("nats-addr %s: %w", cfg.Addr, err)
+		}
+		if opts.Port, err = strconv.Atoi(port); err != nil {
+			return nil, fmt.Errorf("nats-addr %s: %w", cfg.Addr, err)
+		}
+		if opts.Port == 0 {
+			opts.Port = server.RANDOM_PORT
+		}
+		opts.Host = host
+		// The server only logs that its port is taken; this says it.
+		probe, err := net.Listen("tcp", cfg.Addr)
+		if err != nil {
+			return nil, fmt.Errorf("nats-addr %s: %w", cfg.Addr, err)
+		}
+		if err := probe.Close(); err != nil {
+			return nil, fmt.Errorf("nats-addr %s: %w", cfg.Addr, err)
+		}
+	}
+	for _, name := range access.Services {
+		kp, err := nkeys.CreateUser()
+		if err != nil {
+			return nil, fmt.Errorf("nkey of %s: %w", name, err)
+		}
+		public, err := kp.PublicKey()
+		if err != nil {
+			return nil, fmt.Errorf("nkey of %s: %w", name, err)
+		}
+		if s.Seeds[name], err = kp.Seed(); err != nil {
+			return nil, fmt.Errorf("nkey of %s: %w", name, err)
+		}
+		p, err := access.ForService(name)
+		if err != nil {
+			return nil, err
+		}
+		opts.Nkeys = append(opts.Nkeys, user(public, p))
+	}
+	for name, public := range cfg.SIEMs {
+		opts.Nkeys = append(opts.Nkeys, user(public, access.ForSIEM(name)))
+	}
+	var err error
+	if s.Server, err = server.NewServer(opts); err != nil {
+		return nil, fmt.Errorf("embedded nats: %w", err)
+	}
+	s.SetLoggerV2(logger{cfg.Log}, false, false, false)
+	s.Server.Start()
+	if !s.ReadyForConnections(30 * time.Second) {
+		s.Server.Shutdown()
+		return nil, fmt.Errorf("embedded nats: not ready within 30s")
+	}
+	return s, nil
+}
+
+// Stop shuts the server down and waits until its files are closed.
+func (s *Server) Stop() {
+	s.Server.Shutdown()
+	s.WaitForShutdown()
+}
+
+func user(public string, p access.Permissions) *server.NkeyUser {
+	u := &server.NkeyUser{Nkey: public, Permissions: &server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: p.Publish},
+		Subscribe: &server.SubjectPermission{Allow: p.Subscribe},
+	}}
+	if p.Respond {
+		u.Permissions.Response = &server.ResponsePermission{MaxMsgs: 1, Expires: 2 * time.Minute}
+	}
+	return u
+}
+
+// SIEMKey returns the public NKey of a SIEM, whose seed is in <dir>/<name>.nk
+// and is made, readable by the owner alone, when it is missing.
+func SIEMKey(dir, name string) (public, file string, err error) {
+	file = filepath.Join(dir, name+".nk")
+	seed, err := os.ReadFile(file)
+	if os.IsNotExist(err) {
+		kp, err := nkeys.CreateUser()
+		if err != nil {
+			return "", "", fmt.Errorf("nkey of siem %s: %w", name, err)
+		}
+		if seed, err = kp.Seed(); err != nil {
+			return "", "", fmt.Errorf("nkey of siem %s: %w", name, err)
+		}
+		if err := os.WriteFile(file, append(seed, '\n'), 0o600); err != nil {
+			return "", "", fmt.Errorf("nkey of siem %s: %w", name, err)
+		}
+	} else if err != nil {
+		return "", "", fmt.Errorf("nkey of siem %s: %w", name, err)
+	}
+	kp, err := nkeys.ParseDecoratedNKey(seed)
+	if err != nil {
+		return "", "", fmt.Errorf("nkey of siem %s in %s: %w", name, file, err)
+	}
+	public, err = kp.PublicKey()
+	return public, file, err
+}
+
+type logger struct{ log *slog.Logger }
+
+func (l logger) write(level slog.Level, f string, a ...any) {
+	l.log.Log(context.Background(), level, strings.TrimSpace(fmt.Sprintf(f, a...)), "component", "nats")
+}
+func (l logger) Noticef(f string, a ...any) { l.write(slog.LevelDebug, f, a...) }
+func (l logger) Warnf(f string, a ...any)   { l.write(slog.LevelWarn, f, a...) }
+func (l logger) Fatalf(f string, a ...any)  { l.write(slog.LevelError, f, a...) }
+func (l logger) Errorf(f string, a ...any)  { l.write(slog.LevelError, f, a...) }
+func (l logger) Debugf(f string, a ...any)  { l.write(slog.LevelDebug, f, a...) }
+func (l logger) Tracef(f string, a ...any)  { l.write(slog.LevelDebug, f, a...) }

@@ -1,0 +1,125 @@
+package manager
+
+import (
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nightjar-edr/nightjar/pkg/config"
+	"github.com/nightjar-edr/nightjar/pkg/contract/access"
+)
+
+// Config are the settings of a manager.
+type Config struct {
+	// DataDir is everything the manager writes.
+	DataDir string
+	// Addresses to listen on. NATSAddr may be off.
+	AdminAddr, AgentAddr, NATSAddr, OpsAddr string
+	// SIEMs are names of SIEMs, comma-separated.
+	SIEMs string
+	// TLS is auto, off or CERT,KEY.
+	TLS string
+	// AdminKey is the key of operator admin, ServerKey what GET /key
+	// answers; both are generated when empty.
+	AdminKey, ServerKey string
+	// RulesDir is a folder of rules and templates to import.
+	RulesDir string
+	// ContainersDir is a folder of container files to import.
+	ContainersDir string
+	// DropDir is the only folder from which drop-files are read.
+	DropDir string
+	// How long events and alerts are kept; 0 for ever.
+	RetentionEvents, RetentionAlerts config.Duration
+	// MaxStore bounds all stores together, in bytes; 0 for no bound.
+	MaxStore config.Bytes
+	Sync     config.Sync
+	Log      *slog.Logger
+	// Notice is told, once, what a person who starts the manager for the
+	// first time must know.
+	Notice func(string)
+}
+
+// AddFlags adds the flags of standalone to fs and returns the configuration
+// that they fill.
+func AddFlags(fs *flag.FlagSet) *Config {
+	day := config.Duration(24 * time.Hour)
+	c := &Config{RetentionEvents: 30 * day, RetentionAlerts: 365 * day, Sync: config.Sync{Always: true}}
+	fs.StringVar(&c.DataDir, "data-dir", "./data", "everything the manager writes: JetStream, a store for each service, the certificate")
+	fs.StringVar(&c.AdminAddr, "admin-addr", "127.0.0.1:8001", "address of the admin API")
+	fs.StringVar(&c.AgentAddr, "agent-addr", "127.0.0.1:8000", "address of the agent API")
+	fs.StringVar(&c.NATSAddr, "nats-addr", "127.0.0.1:4222", "address of the embedded NATS server, for SIEMs; off to keep it in the process")
+	fs.StringVar(&c.OpsAddr, "ops-addr", "127.0.0.1:8002", "address of /metrics, /healthz and /readyz, plain HTTP")
+	fs.StringVar(&c.SIEMs, "siem", "siem", "names of SIEMs, comma-separated; each gets a NATS user (its seed in <data-dir>/<name>.nk) and a durable consumer")
+	fs.StringVar(&c.TLS, "tls", "auto", "auto: a certificate made at the first start, its CA in <data-dir>/tls/ca.pem; off; or CERT,KEY")
+	fs.StringVar(&c.AdminKey, "admin-key", "", "key of the operator admin; without it one is generated at the first start and printed once")
+	fs.StringVar(&c.ServerKey, "server-key", "", "what GET /key answers; generated when not given")
+	fs.StringVar(&c.RulesDir, "rules-dir", "", "folder of rules (.gen, .gene; gene v1 or v2) and templates (.toml, .tpl), imported at start")
+	fs.StringVar(&c.ContainersDir, "containers-dir", "", "folder of container files, imported at start; a container's name is its file's up to the first dot")
+	fs.StringVar(&c.DropDir, "drop-dir", "", "the only folder from which drop-files may be read (default <data-dir>/drop)")
+	fs.Var(&c.RetentionEvents, "retention-events", "how long events are kept; 0 for ever")
+	fs.Var(&c.RetentionAlerts, "retention-alerts", "how long alerts are kept; 0 for ever")
+	fs.Var(&c.MaxStore, "max-store", "bytes that all stores together may use, such as 50GiB; ingest is refused before it is passed")
+	fs.Var(&c.Sync, "sync", "always: every acknowledgement is on stable storage; or an interval such as 10s, which a power cut may lose")
+	return c
+}
+
+var siemName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
+
+// siems returns the names of the SIEMs.
+func (c *Config) siems() ([]string, error) {
+	var names []string
+	for name := range strings.SplitSeq(c.SIEMs, ",") {
+		name = strings.TrimSpace(name)
+		switch {
+		case name == "":
+			continue
+		case !siemName.MatchString(name):
+			return nil, fmt.Errorf("siem %q: a name is 1 to 32 letters, digits, - and _", name)
+		case slices.Contains(access.Services, name) || name == access.Rules:
+			return nil, fmt.Errorf("siem %q: this is the name of a service", name)
+		case !slices.Contains(names, name):
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// hosts returns the names that an automatic certificate is for.
+func (c *Config) hosts() []string {
+	hosts := []string{"localhost", "127.0.0.1", "::1"}
+	if name, err := os.Hostname(); err == nil && name != "" {
+		hosts = append(hosts, name)
+	}
+	for _, addr := range []string{c.AdminAddr, c.AgentAddr, c.NATSAddr} {
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil || host == "" {
+			continue
+		}
+		if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+			hosts = append(hosts, interfaceAddresses()...)
+			continue
+		}
+		hosts = append(hosts, host)
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
+}
+
+func interfaceAddresses() (list []string) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && !n.IP.IsLinkLocalUnicast() {
+			list = append(list, n.IP.String())
+		}
+	}
+	return list
+}

@@ -182,7 +182,7 @@ func TestLargeBody(t *testing.T) {
 					for i := range filler {
 						filler[i] = "0123456789abcdef"[random.IntN(16)]
 					}
-					line := bytes.Replace(plainEvent(sent, base.Add(time.Duration(sent)*100*time.Millisecond)), []byte(`"N":`), fmt.Appendf(nil, `"G":"%v","Data":"%s","N":`, gzipped, filler), 1)
+					line := bytes.Replace(plainEvent(sent, base.Add(time.Duration(sent)*100*time.Millisecond)), []byte(`"N":`), fmt.Appendf(nil, `"G":"%v","Data":"%s","Text":"%s","N":`, gzipped, filler, strings.Repeat("an event has about this much of text; ", 24)), 1)
 					_, err := buf.Write(append(line, '\n'))
 					if err != nil {
 						_ = w.CloseWithError(err)

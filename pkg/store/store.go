@@ -44,14 +44,15 @@ func Open(o Options) (*badger.DB, error) {
 		WithMetricsEnabled(false).
 		WithBlockCacheSize(8 << 20).
 		WithIndexCacheSize(8 << 20).
-		WithMemTableSize(8 << 20).
+		WithMemTableSize(4 << 20).
+		WithValueThreshold(256 << 10).
 		WithNumMemtables(2).
 		WithValueLogFileSize(64 << 20)
 	if o.Large {
 		// Values are compressed already. Small tables keep the buffers of
 		// flushes and compactions small, of which Badger holds up to eight;
 		// more of them on level 0 keep writers from waiting.
-		opts = opts.WithCompression(options.None).WithBaseTableSize(1 << 20).
+		opts = opts.WithMemTableSize(8 << 20).WithValueThreshold(1 << 20).WithCompression(options.None).WithBaseTableSize(1 << 20).
 			WithNumMemtables(5).WithNumLevelZeroTables(10).WithNumLevelZeroTablesStall(30).
 			WithBlockCacheSize(0).WithIndexCacheSize(16 << 20).WithValueLogFileSize(256 << 20)
 	}

@@ -179,49 +179,56 @@ func TestTooManyRequests(t *testing.T) {
 	wait.Wait()
 }
 
-func TestStalledTransfersEnd(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.ProgressTimeout = 200 * time.Millisecond })
-	e := r.endpoint()
-	dial := func(t *testing.T) net.Conn {
-		t.Helper()
-		conn, err := net.Dial("tcp", r.svc.AgentAddr())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { conn.Close() })
-		if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		return conn
+// rawLogs sends the head of a POST /logs with a body of size bytes over a
+// connection of its own.
+func (r *rig) rawLogs(conn net.Conn, e message.Endpoint, size int) {
+	fmt.Fprintf(conn, "POST /logs HTTP/1.1\r\nHost: x\r\nUUID: %s\r\nApi-Key: %s\r\nHostname: H\r\nContent-Length: %d\r\n\r\n", e.UUID, e.Key, size)
+}
+
+func (r *rig) dial() net.Conn {
+	r.t.Helper()
+	conn, err := net.Dial("tcp", r.svc.AgentAddr())
+	if err != nil {
+		r.t.Fatal(err)
 	}
-	const head = "POST /logs HTTP/1.1\r\nHost: x\r\nUUID: %s\r\nApi-Key: %s\r\nHostname: H\r\nContent-Length: %d\r\n\r\n"
-	t.Run("stands still", func(t *testing.T) {
-		conn := dial(t)
-		fmt.Fprintf(conn, head, e.UUID, e.Key, 1000)
-		if reply, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(reply), "HTTP/1.1 400 ") {
-			t.Errorf("%q, %v", reply, err)
-		}
-	})
-	t.Run("goes on slowly, and the connection is used again", func(t *testing.T) {
-		conn := dial(t)
-		answers := bufio.NewReader(conn)
-		for range 2 {
-			line := `{"slow":true}`
-			fmt.Fprintf(conn, head, e.UUID, e.Key, len(line))
-			tick := time.NewTicker(60 * time.Millisecond)
-			for i := range line {
-				<-tick.C
-				if _, err := conn.Write([]byte(line[i : i+1])); err != nil {
-					t.Fatal(err)
-				}
+	r.t.Cleanup(func() { conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		r.t.Fatal(err)
+	}
+	return conn
+}
+
+func TestStalledTransferEnds(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.ProgressTimeout = 100 * time.Millisecond })
+	conn := r.dial()
+	r.rawLogs(conn, r.endpoint(), 1000)
+	if reply, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(reply), "HTTP/1.1 400 ") {
+		t.Errorf("%q, %v", reply, err)
+	}
+}
+
+func TestSlowTransferGoesOn(t *testing.T) {
+	const timeout = time.Second
+	r := newRig(t, func(c *Config) { c.ProgressTimeout = timeout })
+	e := r.endpoint()
+	conn := r.dial()
+	answers := bufio.NewReader(conn)
+	for range 2 { // on the same connection
+		line := `{"slow":true,"x":"yyyyyyy"}`
+		r.rawLogs(conn, e, len(line))
+		tick := time.NewTicker(3 * timeout / 2 / time.Duration(len(line)))
+		for i := range line {
+			<-tick.C
+			if _, err := conn.Write([]byte(line[i : i+1])); err != nil {
+				t.Fatal(err)
 			}
-			tick.Stop()
-			resp, err := http.ReadResponse(answers, nil)
-			if err != nil || resp.StatusCode != 200 {
-				t.Fatalf("%v, %v", resp, err)
-			}
 		}
-	})
+		tick.Stop()
+		resp, err := http.ReadResponse(answers, nil)
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatalf("%v, %v", resp, err)
+		}
+	}
 }
 
 func TestPanicIsAnswered(t *testing.T) {

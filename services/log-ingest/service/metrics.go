@@ -13,13 +13,13 @@ import (
 const subsystem = "log_ingest"
 
 type metrics struct {
-	views                        *view.Metrics
-	stored, repeated, untimed    prometheus.Counter
-	alerts, alertsRepeated       prometheus.Counter
-	chunks, unreadable, expired  *prometheus.CounterVec
-	requests, errors             *prometheus.CounterVec
-	duration                     *prometheus.HistogramVec
-	answeredLines, answeredBytes prometheus.Counter
+	views                         *view.Metrics
+	stored, repeated, untimed     prometheus.Counter
+	alerts, alertsRepeated, swept prometheus.Counter
+	chunks, unreadable, expired   *prometheus.CounterVec
+	requests, errors              *prometheus.CounterVec
+	duration                      *prometheus.HistogramVec
+	answeredLines, answeredBytes  prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, db *badger.DB) *metrics {
@@ -40,6 +40,7 @@ func newMetrics(reg prometheus.Registerer, db *badger.DB) *metrics {
 		untimed:        counter("events_untimed_total", "Events stored at their receipt time for want of a time of their own."),
 		alerts:         counter("alerts_stored_total", "Alerts stored."),
 		alertsRepeated: counter("alerts_repeated_total", "Alerts passed over because they were stored before."),
+		swept:          counter("expired_entries_deleted_total", "Entries of the store deleted after their retention had ended."),
 		chunks:         vec("chunks_total", "Chunks written.", "kind"),
 		unreadable:     vec("unreadable_total", "Messages passed over because they cannot be read.", "stream"),
 		expired:        vec("expired_total", "Messages passed over because their retention had ended.", "stream"),

@@ -27,6 +27,8 @@ const (
 	// queryTimeout bounds the work on a page.
 	queryTimeout = 10 * time.Second
 	gcInterval   = 5 * time.Minute
+	// sweepInterval is how often what has expired is deleted.
+	sweepInterval = time.Hour
 )
 
 // Service is log-ingest. Make it with New and run it with Run.
@@ -111,6 +113,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	g.Go(func() error { return s.events.Run(failed) })
 	g.Go(func() error { return s.alerts.Run(failed) })
 	g.Go(func() error { store.CollectGarbage(failed, s.db, gcInterval); return nil })
+	g.Go(func() error { s.sweep(failed); return nil })
 	running, cancel := context.WithCancel(ctx)
 	defer cancel()
 	context.AfterFunc(failed, cancel)
@@ -125,6 +128,28 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	}
 	stopViews()
 	return errors.Join(err, g.Wait())
+}
+
+// sweep deletes what has expired, at the start and from time to time, until
+// ctx ends.
+func (s *Service) sweep(ctx context.Context) {
+	if s.cfg.RetentionEvents <= 0 && s.cfg.RetentionAlerts <= 0 {
+		return
+	}
+	t := time.NewTicker(sweepInterval)
+	defer t.Stop()
+	for {
+		deleted, err := logstore.Sweep(ctx, s.db)
+		s.metrics.swept.Add(float64(deleted))
+		if err != nil && ctx.Err() == nil {
+			s.cfg.Log.Warn("deleting what has expired", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
 }
 
 // answer announces the service once it has caught up. It returns nil, nil

@@ -26,6 +26,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/natstest"
+	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
 const (
@@ -60,6 +61,13 @@ func newRig(t *testing.T) *rig {
 // start starts the service and waits until it answers.
 func (r *rig) start() {
 	r.t.Helper()
+	r.launch()
+	r.eventually("the service is ready", func() bool { return r.svc.Ready() == nil })
+}
+
+// launch starts the service.
+func (r *rig) launch() {
+	r.t.Helper()
 	r.reg = prometheus.NewRegistry()
 	r.cfg.Env = lifecycle.Env{Bus: r.srv.Bus(r.t, "log-ingest"), Log: lifecycle.Discard(), Metrics: r.reg, DataDir: filepath.Join(r.dir, "store")}
 	svc, err := New(r.cfg)
@@ -89,7 +97,6 @@ func (r *rig) start() {
 			r.t.Error(err)
 		}
 	})
-	r.eventually("the service is ready", func() bool { return svc.Ready() == nil })
 }
 
 // restart stops the service and starts it again, on an empty store if asked.
@@ -432,4 +439,98 @@ func TestLongLine(t *testing.T) {
 	marked := r.mark(one, long, noon, 4)
 	r.settle()
 	equal(t, "events", r.ask(message.LogsRequest{Endpoint: one}), []string{line(noon.Add(-1), 2), marked, line(noon.Add(1), 3)})
+}
+
+// TestAskWhileFolding asks while events come in: each answer is a beginning
+// of what is there in the end.
+func TestAskWhileFolding(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	const batches, each = 60, 20
+	var want []string
+	sent := make(chan error, 1)
+	for n := range batches * each {
+		want = append(want, line(noon.Add(time.Duration(n)*time.Second), n))
+	}
+	go func() {
+		for n := range batches {
+			b := message.Batch{Endpoint: one, Received: noon}
+			m := b.BatchMsg([]byte(strings.Join(want[n*each:(n+1)*each], "\n")+"\n"), each)
+			if _, err := r.bus.JS.PublishMsg(context.Background(), m); err != nil {
+				sent <- err
+				return
+			}
+		}
+		sent <- nil
+	}()
+	done := false
+	for !done {
+		select {
+		case err := <-sent:
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.settle()
+			done = true
+		default:
+		}
+		got := r.ask(message.LogsRequest{Endpoint: one, Limit: 150})
+		if len(got)%each != 0 || !slices.Equal(got, want[:len(got)]) {
+			t.Fatalf("%d events that are no beginning of all", len(got))
+		}
+		if done && len(got) != len(want) {
+			t.Fatalf("%d events in the end, want %d", len(got), len(want))
+		}
+	}
+}
+
+// TestStop holds that stopping is clean while a request is being answered,
+// and that a stopped service is not ready.
+func TestStop(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.send(one, noon, line(noon, 1))
+	r.settle()
+	answered := make(chan error, 1)
+	go func() {
+		for {
+			if _, _, err := r.page(message.LogsRequest{Endpoint: one}); err != nil {
+				answered <- err
+				return
+			}
+		}
+	}()
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-answered; !fault.Is(err, fault.Unavailable) {
+		t.Errorf("a request to a stopped service: %v, want unavailable", err)
+	}
+	if r.svc.Ready() == nil {
+		t.Error("a stopped service is ready")
+	}
+}
+
+// TestGap holds that a service whose stream was made anew says so, goes on
+// answering what it has, and is not ready.
+func TestGap(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.send(one, noon, line(noon, 1))
+	r.settle()
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.bus.JS.DeleteStream(t.Context(), stream.Events); err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Ensure(t.Context(), r.bus.JS, stream.Events, stream.Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	r.launch()
+	r.eventually("the service says that there is a gap", func() bool { return errors.Is(r.svc.Ready(), view.ErrGap) })
+	r.eventually("the service answers", func() bool {
+		got, _, err := r.page(message.LogsRequest{Endpoint: one})
+		return err == nil && slices.Equal(got, []string{line(noon, 1)})
+	})
 }

@@ -471,6 +471,53 @@ func TestReplicas(t *testing.T) {
 	}
 }
 
+// Clears at positions of the past come in while alerts are folded and reports
+// are asked for: each time it is quiet, the report is that of the alerts
+// behind the last clear.
+func TestClearsOfThePastUnderLoad(t *testing.T) {
+	w := newWorld(t)
+	s, _ := w.start(t.TempDir())
+	ctx, cancel := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	t.Cleanup(func() { cancel(); group.Wait() })
+	for range 4 {
+		group.Go(func() {
+			for ctx.Err() == nil {
+				if _, _, _, err := s.report(context.WithoutCancel(ctx), alpha); err != nil {
+					t.Errorf("report: %v", err)
+					return
+				}
+				if err := s.sweep(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	var seqs []uint64
+	begin := 0
+	for round := range 25 {
+		for i := range 24 {
+			seqs = append(seqs, w.raise(alpha, criticalities, "ten", fmt.Sprintf("name %d", len(seqs))))
+			if i == 12 {
+				begin = len(seqs) - 1 - round%7
+				w.put(alpha, seqs[begin-1])
+			}
+		}
+		w.folded(seqs[len(seqs)-1], s)
+		want := map[string]int64{"ten": int64(len(seqs) - begin)}
+		for i := begin; i < len(seqs); i++ {
+			want[fmt.Sprintf("name %d", i)] = 1
+		}
+		if r := w.get(alpha); r == nil || r.AlertCount != want["ten"] || !maps.Equal(r.CountBySignature, want) {
+			t.Fatalf("round %d: report of alerts %d to %d is %s", round, begin, len(seqs), text(t, r))
+		}
+	}
+	if testutil.ToFloat64(s.metrics.rebuilt) == 0 {
+		t.Error("no clear came late: the test does not show what it says")
+	}
+}
+
 // Counts that nothing refers to any more are swept, the others stay.
 func TestSweep(t *testing.T) {
 	w := newWorld(t)

@@ -109,7 +109,7 @@ func (s *Service) tally(ctx context.Context, uuid string, m mark) (*tally, error
 		switch {
 		case err != nil:
 			return nil, err
-		case r.Begin < m.Cleared:
+		case r.Begin < m.Cleared && r.Last <= m.Cleared:
 			r = record{Begin: m.Cleared}
 		case r.Begin < m.Cleared:
 			if err := s.rebuild(ctx, uuid, m.Cleared); err != nil {

@@ -170,7 +170,7 @@ func (m *Manager) build(siems []string) error {
 			cfg := gateway.Config{Env: e, AdminAddr: m.cfg.AdminAddr, AgentAddr: m.cfg.AgentAddr,
 				AdminKey: m.cfg.AdminKey, ServerKey: m.cfg.ServerKey,
 				Events: stream.Limits{MaxAge: events}, DeadLetters: stream.Limits{MaxAge: events}, Audit: stream.Limits{MaxAge: alerts},
-				Full: m.guard.Full, OnAdminKey: m.announceKey}
+				Full: m.guard.Full, OnAdminKey: m.announceKey, DropDir: m.dropDir()}
 			if m.cert != nil {
 				cfg.TLS = m.cert.Config
 			}

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/dgraph-io/badger/v4"
 	"pgregory.net/rapid"
 )
 
@@ -204,23 +203,6 @@ func TestDetectionsFit(t *testing.T) {
 	base := time.Date(2025, 6, 1, 12, 0, 0, 0, time.UTC)
 	db := openStore(t)
 	events, alerts := NewWriter(db, Events, 1<<20), NewWriter(db, Alerts, 1<<20)
-	put := func(w *Writer, first uint64, entries []Entry) {
-		t.Helper()
-		b := w.Begin(first)
-		defer b.Close()
-		err := db.Update(func(txn *badger.Txn) error {
-			for i := range entries {
-				if _, err := b.Add(&entries[i]); err != nil {
-					return err
-				}
-			}
-			return b.Write(txn)
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.Committed()
-	}
 	var plain, marked []Entry
 	var want []string
 	for n := range 200 {
@@ -242,8 +224,8 @@ func TestDetectionsFit(t *testing.T) {
 		}
 		marked = append(marked, a)
 	}
-	put(events, 1, plain)
-	put(alerts, 1, marked)
+	put(t, db, events, 1, plain)
+	put(t, db, alerts, 1, marked)
 	q := Query{Endpoint: endpoint, Kind: Events, Detections: true}
 	q.Between(time.Time{}, time.Time{})
 	for limit := range 4 {

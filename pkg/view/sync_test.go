@@ -1,0 +1,130 @@
+package view_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nightjar-edr/nightjar/pkg/bus"
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+	"github.com/nightjar-edr/nightjar/pkg/natstest"
+	"github.com/nightjar-edr/nightjar/pkg/store"
+	"github.com/nightjar-edr/nightjar/pkg/view"
+)
+
+// bucketView runs a view of a bucket that keeps the last value of each key.
+func bucketView(t *testing.T, b *bus.Bus, bucket string) (v *view.View, value func(key string) string) {
+	t.Helper()
+	db, err := store.Open(store.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, filter := stream.KVStream(bucket)
+	v, err = view.New(view.Config{Name: bucket, Stream: name, Filters: []string{filter}, Compacted: true, DB: db, JS: b.JS, Log: lifecycle.Discard(),
+		Fold: func(txn *badger.Txn, msgs []view.Msg) (func(), error) {
+			for _, m := range msgs {
+				if err := txn.Set([]byte(m.Subject), m.Data); err != nil {
+					return nil, err
+				}
+			}
+			return nil, nil
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- v.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return v, func(key string) (s string) {
+		err := db.View(func(txn *badger.Txn) error {
+			item, err := txn.Get([]byte("$KV." + bucket + "." + key))
+			if err != nil {
+				return err
+			}
+			return item.Value(func(b []byte) error { s = string(b); return nil })
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+}
+
+func TestSync(t *testing.T) {
+	srv := natstest.Start(t)
+	b := srv.Bus(t, "writer")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	kv, err := stream.EnsureKV(ctx, b.JS, "things", 1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, value := bucketView(t, srv.Bus(t, "reader"), "things")
+	if err := v.Sync(ctx); err != nil {
+		t.Fatalf("of nothing: %v", err)
+	}
+	for i := range 100 {
+		want := time.Duration(i).String()
+		if _, err := kv.PutString(ctx, "key", want); err != nil {
+			t.Fatal(err)
+		}
+		if err := v.Sync(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if got := value("key"); got != want {
+			t.Fatalf("after a sync the value is %q, want %q", got, want)
+		}
+	}
+	ended, end := context.WithCancel(ctx)
+	end()
+	if err := v.Sync(ended); err == nil {
+		t.Error("a sync with an ended context succeeds")
+	}
+}
+
+// A view that is built when the last message has left the stream does not
+// wait for it.
+func TestSyncWithoutTheLastMessage(t *testing.T) {
+	srv := natstest.Start(t)
+	b := srv.Bus(t, "writer")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	kv, err := stream.EnsureKV(ctx, b.JS, "things", 1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kv.PutString(ctx, "kept", "value"); err != nil {
+		t.Fatal(err)
+	}
+	last, err := kv.PutString(ctx, "gone", "value")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := b.JS.Stream(ctx, "KV_things")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Purge(ctx, jetstream.WithPurgeSubject("$KV.things.gone")); err != nil {
+		t.Fatal(err)
+	}
+	v, value := bucketView(t, srv.Bus(t, "reader"), "things")
+	if err := v.Sync(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if v.Position() >= last || value("kept") != "value" {
+		t.Errorf("position %d, value %q", v.Position(), value("kept"))
+	}
+}

@@ -72,9 +72,8 @@ type proc struct {
 func start(t *testing.T, dir string, args ...string) *proc {
 	t.Helper()
 	p := &proc{t: t, dir: dir, args: args}
-	p.run()
 	t.Cleanup(func() {
-		if p.cmd.ProcessState == nil {
+		if p.exited != nil && p.cmd.ProcessState == nil {
 			_ = p.cmd.Process.Kill()
 			<-p.exited
 		}
@@ -85,6 +84,7 @@ func start(t *testing.T, dir string, args ...string) *proc {
 			t.Logf("log of standalone:\n%s", log[max(0, len(log)-8000):])
 		}
 	})
+	p.run()
 	return p
 }
 
@@ -422,21 +422,4 @@ next:
 		p.t.Fatalf("no metric %s", name)
 	}
 	return sum
-}
-
-// settle waits until every view has folded and the rule-engine has worked off
-// everything that was acknowledged.
-func (p *proc) settle() {
-	p.t.Helper()
-	eventually(p.t, "settled", func() error {
-		if n := p.metric("nightjar_rule_engine_consumer_pending"); n > 0 {
-			return fmt.Errorf("%v batches wait for the rule-engine", n)
-		}
-		for _, service := range []string{"log_ingest", "report_scorer", "rule_engine"} {
-			if n := p.metric("nightjar_" + service + "_view_lag_messages"); n > 0 {
-				return fmt.Errorf("%s is %v messages behind", service, n)
-			}
-		}
-		return nil
-	})
 }

@@ -42,8 +42,8 @@ type expectation struct {
 	Filtered      int            `json:"filtered"`
 }
 
-// file is a file of recorded events.
-type file struct {
+// recording is a file of recorded events.
+type recording struct {
 	name   string
 	packed []byte
 	lines  int
@@ -54,7 +54,7 @@ type file struct {
 	at      endpoint
 }
 
-func recordedFiles(t *testing.T, expected string) []*file {
+func recordedFiles(t *testing.T, expected string) []*recording {
 	t.Helper()
 	text, err := os.ReadFile(recorded(t, expected))
 	if err != nil {
@@ -68,9 +68,9 @@ func recordedFiles(t *testing.T, expected string) []*file {
 	if err != nil || len(paths) != len(expect) {
 		t.Fatalf("%d files of events where %d are expected: %v", len(paths), len(expect), err)
 	}
-	var files []*file
+	var files []*recording
 	for _, path := range paths {
-		f := &file{name: filepath.Base(path), marks: map[string][]string{}}
+		f := &recording{name: filepath.Base(path), marks: map[string][]string{}}
 		var ok bool
 		if f.expect, ok = expect[f.name]; !ok {
 			t.Fatalf("nothing is expected of %s", f.name)
@@ -96,7 +96,7 @@ func recordedFiles(t *testing.T, expected string) []*file {
 }
 
 // look notes of an event what the test expects of it beside gene's verdict.
-func (f *file) look(t *testing.T, line []byte) {
+func (f *recording) look(t *testing.T, line []byte) {
 	t.Helper()
 	f.lines++
 	var doc struct {
@@ -163,7 +163,7 @@ func TestRecordedDetections(t *testing.T) {
 }
 
 // replay posts each file whole, gzipped as it is, for an endpoint of its own.
-func replay(t *testing.T, p *proc, files []*file) {
+func replay(t *testing.T, p *proc, files []*recording) {
 	t.Helper()
 	for _, f := range files {
 		f.at = p.enrol()
@@ -171,7 +171,7 @@ func replay(t *testing.T, p *proc, files []*file) {
 	}
 }
 
-func (f *file) post(t *testing.T, p *proc) {
+func (f *recording) post(t *testing.T, p *proc) {
 	t.Helper()
 	for try := 0; ; try++ {
 		resp, err := p.client.Do(p.request(f.at, http.MethodPost, "/logs", bytes.NewReader(f.packed), true))
@@ -189,7 +189,7 @@ func (f *file) post(t *testing.T, p *proc) {
 }
 
 // verify waits for the pipeline and compares everything.
-func verify(t *testing.T, p *proc, files []*file) {
+func verify(t *testing.T, p *proc, files []*recording) {
 	t.Helper()
 	total, filtered, untimed := 0, 0, 0
 	for _, f := range files {
@@ -220,9 +220,9 @@ func verify(t *testing.T, p *proc, files []*file) {
 }
 
 // compareAlerts compares the alerts at the SIEM and in the API.
-func compareAlerts(t *testing.T, p *proc, files []*file) {
+func compareAlerts(t *testing.T, p *proc, files []*recording) {
 	t.Helper()
-	byEndpoint := map[string]*file{}
+	byEndpoint := map[string]*recording{}
 	for _, f := range files {
 		byEndpoint[f.at.UUID] = f
 	}
@@ -231,7 +231,7 @@ func compareAlerts(t *testing.T, p *proc, files []*file) {
 		criticality       map[string]int
 		signature         map[string]int
 	}
-	got := map[*file]*tally{}
+	got := map[*recording]*tally{}
 	for _, f := range files {
 		got[f] = &tally{criticality: map[string]int{}, signature: map[string]int{}}
 	}

@@ -108,8 +108,10 @@ func Connect(o Options) (*Bus, error) {
 
 // Close ends the connection, after what was handed to it is sent.
 func (b *Bus) Close() {
-	if err := b.NC.FlushTimeout(2 * time.Second); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
-		b.Log.Warn("nats flush", "error", err)
+	if b.NC.IsConnected() {
+		if err := b.NC.FlushTimeout(2 * time.Second); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
+			b.Log.Warn("nats flush", "error", err)
+		}
 	}
 	b.NC.Close()
 }

@@ -31,6 +31,8 @@ type Service struct {
 	svc     micro.Service
 	bus     *Bus
 	slots   chan struct{}
+	mu      sync.Mutex // guards stopped, and work against growing after it
+	stopped bool
 	work    sync.WaitGroup
 	ctx     context.Context
 	timeout time.Duration
@@ -51,8 +53,13 @@ func Serve(ctx context.Context, b *Bus, name, version string, parallel int, time
 func (s *Service) Handle(subject string, h Handler) error {
 	name := strings.NewReplacer(".", "-", "*", "any", ">", "all").Replace(subject)
 	err := s.svc.AddEndpoint(name, micro.HandlerFunc(func(r micro.Request) {
+		if !s.begin() {
+			if err := r.Error(string(fault.Unavailable), "stopping", nil); err != nil {
+				s.bus.Log.Debug("answer not sent", "subject", r.Subject(), "error", err)
+			}
+			return
+		}
 		s.slots <- struct{}{}
-		s.work.Add(1)
 		go func() {
 			defer func() { <-s.slots; s.work.Done() }()
 			s.answer(r, h)
@@ -61,7 +68,22 @@ func (s *Service) Handle(subject string, h Handler) error {
 	if err != nil {
 		return fmt.Errorf("answer on %s: %w", subject, err)
 	}
+	// From here on a request finds the service.
+	if err := s.bus.NC.FlushTimeout(5 * time.Second); err != nil {
+		return fmt.Errorf("answer on %s: %w", subject, err)
+	}
 	return nil
+}
+
+// begin counts a request in, unless the service has stopped.
+func (s *Service) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return false
+	}
+	s.work.Add(1)
+	return true
 }
 
 func (s *Service) answer(r micro.Request, h Handler) {
@@ -77,7 +99,9 @@ func (s *Service) answer(r micro.Request, h Handler) {
 		if f.Kind == fault.Internal {
 			s.bus.Log.Error("request failed", "subject", r.Subject(), "error", err)
 		}
-		err = r.Error(string(f.Kind), f.Message, nil)
+		// As r.Error does, which may not be called once the framework's own
+		// handler has returned.
+		err = r.Respond(nil, micro.WithHeaders(micro.Headers{micro.ErrorHeader: {f.Message}, micro.ErrorCodeHeader: {string(f.Kind)}}))
 	} else {
 		err = r.Respond(reply.Data, micro.WithHeaders(micro.Headers(reply.Header)))
 	}
@@ -106,6 +130,9 @@ func (s *Service) Stop() {
 	if err := s.svc.Stop(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
 		s.bus.Log.Warn("stop service", "error", err)
 	}
+	s.mu.Lock()
+	s.stopped = true
+	s.mu.Unlock()
 	s.work.Wait()
 }
 

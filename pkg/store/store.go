@@ -41,7 +41,7 @@ func Open(o Options) (*badger.DB, error) {
 		WithSyncWrites(o.Sync).
 		WithLogger(badgerLog{o.Log}).
 		WithNumCompactors(2).
-		WithMetricsEnabled(false).
+		WithMetricsEnabled(true). // without them Badger does not know its size
 		WithBlockCacheSize(8 << 20).
 		WithIndexCacheSize(8 << 20).
 		WithMemTableSize(4 << 20).

@@ -25,6 +25,14 @@ const (
 	OriginBoth    Origin = "both"
 )
 
+// Bounds of headers, in bytes: JetStream refuses more than 64 KiB in all.
+const (
+	maxNames = 24 << 10
+	maxRules = 24 << 10
+	maxSent  = 6 << 10
+	maxText  = 1 << 10
+)
+
 // RuleInfo is what the manager knows of a rule that an alert names: what a
 // report needs. Names that the manager does not know have none.
 type RuleInfo struct {
@@ -66,28 +74,38 @@ func MsgID(endpoint string, hash event.Hash) string { return endpoint + ":" + ha
 // payload has /Event/EdrData and, where the agent's mark stands elsewhere than
 // in /Event/GeneInfo, that one as well.
 func (a *Alert) Msg() (*nats.Msg, error) {
-	data, err := a.payload()
-	if err != nil {
-		return nil, fmt.Errorf("alert: %w", err)
-	}
-	rules, err := event.Marshal(a.Rules)
+	data, err := a.payload(true)
 	if err != nil {
 		return nil, fmt.Errorf("alert: %w", err)
 	}
 	added, replaced := difference(a.Line, data)
+	if len(replaced) > maxSent {
+		if data, err = a.payload(false); err != nil {
+			return nil, fmt.Errorf("alert: %w", err)
+		}
+		added, replaced = difference(a.Line, data)
+	}
+	rules, err := a.rulesHeader()
+	if err != nil {
+		return nil, fmt.Errorf("alert: %w", err)
+	}
+	names, cut := bounded(a.Signatures)
 	m := nats.NewMsg(subject.Alerts(subject.SeverityOf(a.Criticality), a.Endpoint))
 	m.Data = data
 	h := m.Header
 	h.Set(nats.MsgIdHdr, MsgID(a.Endpoint, a.Hash))
 	h.Set(HeaderEndpoint, a.Endpoint)
 	h.Set(HeaderCriticality, strconv.Itoa(a.Criticality))
-	h.Set(HeaderSignatures, joinNames(a.Signatures))
+	h.Set(HeaderSignatures, joinNames(names))
+	if cut {
+		h.Set(HeaderCut, "true")
+	}
 	h.Set(HeaderOrigin, string(a.Origin))
 	h.Set(HeaderReceived, a.Received.UTC().Format(time.RFC3339Nano))
 	h.Set(HeaderTime, a.Time.Format(time.RFC3339Nano))
 	h.Set(HeaderTimed, strconv.FormatBool(a.Timed))
 	h.Set(HeaderHash, a.Hash.String())
-	h.Set(HeaderRules, string(rules))
+	h.Set(HeaderRules, rules)
 	h.Set(HeaderAdded, strconv.Itoa(added.Start)+"-"+strconv.Itoa(added.End))
 	if len(replaced) > 0 {
 		h.Set(HeaderSent, base64.StdEncoding.EncodeToString(replaced))
@@ -98,20 +116,66 @@ func (a *Alert) Msg() (*nats.Msg, error) {
 	return m, nil
 }
 
-// payload returns the line with what is added for the SIEM alone.
-func (a *Alert) payload() ([]byte, error) {
+// bounded returns as many names as the header of signatures holds, and
+// whether some are left out. The payload has all of them.
+func bounded(names []string) (list []string, cut bool) {
+	size := 0
+	for i, n := range names {
+		if size += 3*len(n) + 1; size > maxNames { // percent-encoded at worst
+			return names[:i], true
+		}
+	}
+	return names, false
+}
+
+// rulesHeader returns what reports need of the rules, as JSON: the technique
+// and tactic of each reference, and as many rules as a header holds.
+func (a *Alert) rulesHeader() (string, error) {
+	out := []byte{'['}
+	for _, r := range a.Rules {
+		short := RuleInfo{Name: r.Name, Criticality: r.Criticality}
+		for _, t := range r.ATTACK {
+			short.ATTACK = append(short.ATTACK, event.Attack{ID: t.ID, Tactic: t.Tactic})
+		}
+		text, err := event.Marshal(short)
+		if err != nil {
+			return "", err
+		}
+		if len(out)+len(text) > maxRules {
+			break
+		}
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		out = append(out, text...)
+	}
+	return string(append(out, ']')), nil
+}
+
+// payload returns the line with what is added for the SIEM alone. Unless
+// replace is set, members of that name which the line has are left where they
+// are and ours stand behind them, the last of several being the one that
+// counts.
+func (a *Alert) payload(replace bool) ([]byte, error) {
 	line := a.Line
 	info, err := event.Scan(line)
 	if err != nil {
 		return nil, err
 	}
-	if geneInfo := (event.Info{GeneInfo: info.GeneInfo}); a.Origin == OriginAgent && event.AgentMark(line, &geneInfo) == nil {
+	mark := info
+	if !replace {
+		info.GeneInfo, info.EdrData = event.Span{}, event.Span{}
+	}
+	if geneInfo := (event.Info{GeneInfo: mark.GeneInfo}); a.Origin == OriginAgent && event.AgentMark(line, &geneInfo) == nil {
 		line, err = event.WithGeneInfo(line, &info, event.GeneInfo{Signature: a.Signatures, Criticality: a.Criticality, ATTACK: a.ATTACK})
 		if err != nil {
 			return nil, err
 		}
 		if info, err = event.Scan(line); err != nil {
 			return nil, err
+		}
+		if !replace {
+			info.EdrData = event.Span{}
 		}
 	}
 	line, _, _, err = event.WithEdrData(line, &info, event.EdrData{
@@ -175,6 +239,15 @@ func ParseAlert(h nats.Header, data []byte) (Alert, error) {
 		return fail(HeaderSent, err)
 	}
 	a.Line = event.Cut(data, added, replaced)
+	if h.Get(HeaderCut) != "" {
+		info, err := event.Scan(data)
+		if err != nil {
+			return fail(HeaderCut, err)
+		}
+		if mark := event.AgentMark(data, &info); mark != nil {
+			a.Signatures = mark.Signatures
+		}
+	}
 	return a, nil
 }
 

@@ -30,6 +30,7 @@ const (
 	HeaderTimed       = "Nightjar-Timed"
 	HeaderHash        = "Nightjar-Hash"
 	HeaderRules       = "Nightjar-Rules"
+	HeaderCut         = "Nightjar-Signatures-Cut"
 	HeaderAdded       = "Nightjar-Added"
 	HeaderSent        = "Nightjar-Sent"
 	HeaderReason      = "Nightjar-Reason"
@@ -160,12 +161,12 @@ func ParseBatch(subj string, h nats.Header, data, buf []byte) (Batch, []byte, er
 }
 
 // setUnlessEmpty sets a header to a value made safe for one: control
-// characters become spaces.
+// characters become spaces, and it is cut to 1 KiB.
 func setUnlessEmpty(h nats.Header, key, value string) {
 	if value == "" {
 		return
 	}
-	h.Set(key, headerSafe(value))
+	h.Set(key, headerSafe(value[:min(len(value), maxText)]))
 }
 
 func headerSafe(s string) string {

@@ -19,9 +19,11 @@ import (
 
 const (
 	// rulesRefresh is how often the rules are asked for when nothing says
-	// that they have changed; rulesRetry, when asking has failed.
-	rulesRefresh = time.Minute
-	rulesRetry   = 500 * time.Millisecond
+	// that they have changed. When asking has failed it is tried again after
+	// rulesRetry, then after twice that, and so on up to rulesRetryMax.
+	rulesRefresh  = time.Minute
+	rulesRetry    = 20 * time.Millisecond
+	rulesRetryMax = time.Second
 	// rulesWait bounds how long a change of rules, or the first poll, waits
 	// for the rules of agents.
 	rulesWait = 5 * time.Second
@@ -139,17 +141,24 @@ func (r *agentRules) run(ctx context.Context) {
 	var work sync.WaitGroup
 	work.Go(func() { r.watch(ctx) })
 	defer work.Wait()
+	var retry time.Duration
 	for {
-		wait := rulesRefresh
-		if err := r.refresh(ctx); err != nil && ctx.Err() == nil {
-			r.svc.cfg.Log.Warn("rules of agents not fetched, trying again", "error", err)
-			wait = rulesRetry
+		err := r.refresh(ctx)
+		switch {
+		case err == nil:
+			retry = 0
+		case retry < rulesRetryMax:
+			retry = min(max(2*retry, rulesRetry), rulesRetryMax)
+			r.svc.cfg.Log.Debug("rules of agents not fetched, trying again", "error", err)
+			if retry == rulesRetryMax {
+				r.svc.cfg.Log.Warn("rules of agents cannot be fetched, trying on", "error", err)
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-r.wake:
-		case <-time.After(wait):
+		case <-time.After(or(retry, rulesRefresh)):
 		}
 	}
 }
@@ -165,7 +174,7 @@ func (r *agentRules) watch(ctx context.Context) {
 		r.svc.cfg.Log.Warn("watch of the rules is lost, trying again", "error", err)
 		select {
 		case <-ctx.Done():
-		case <-time.After(rulesRetry):
+		case <-time.After(rulesRetryMax):
 		}
 	}
 }

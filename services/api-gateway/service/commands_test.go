@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -304,20 +303,6 @@ func TestCommandAnswers(t *testing.T) {
 	}
 }
 
-// zipped compresses text with gzip.
-func zip(t *testing.T, text string) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	w := gzip.NewWriter(&b)
-	if _, err := io.WriteString(w, text); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
-
 // TestCommandRoundTrip has a command with files, small and large ones, go to
 // its endpoint and come back.
 func TestCommandRoundTrip(t *testing.T) {
@@ -357,7 +342,7 @@ func TestCommandRoundTrip(t *testing.T) {
 		body := `{"uuid":"` + uuid + `",` + result + `"sent":false,"background":false,"completed":false,"expect-json":false,"timeout":10000000000,` + noTime + `}`
 		var a answer
 		if zipIt {
-			a = r.agent(e, "POST", "/commands", bytes.NewReader(zip(t, body)), "Content-Encoding", "gzip")
+			a = r.agent(e, "POST", "/commands", bytes.NewReader(gz(t, body)), "Content-Encoding", "gzip")
 		} else {
 			a = r.agent(e, "POST", "/commands", strings.NewReader(body))
 		}
@@ -528,7 +513,7 @@ func TestResultRefused(t *testing.T) {
 	r.admin("POST", path, `{}`)
 	eventually(t, "the command is handed out", func() bool { return r.agent(e, "GET", "/commands", nil).code == 200 })
 	result := `{"uuid":"` + firstID + `","stderr":"` + strings.Repeat("AAAA", 200<<10) + `"}`
-	whole := zip(t, result)
+	whole := gz(t, result)
 	refused := errors.New("refused")
 	for _, tc := range []struct {
 		name   string

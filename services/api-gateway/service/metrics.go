@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"strconv"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -56,7 +55,9 @@ func newMetrics(reg prometheus.Registerer, db *badger.DB, endpoints func() int) 
 	return m
 }
 
-func (m *metrics) observe(api, route string, code int, took time.Duration) {
-	m.requests.WithLabelValues(api, route, strconv.Itoa(code)).Inc()
+// observe counts a request. code is its status, or aborted where an answer was
+// broken off.
+func (m *metrics) observe(api, route, code string, took time.Duration) {
+	m.requests.WithLabelValues(api, route, code).Inc()
 	m.duration.WithLabelValues(api, route).Observe(took.Seconds())
 }

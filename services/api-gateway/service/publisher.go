@@ -47,8 +47,15 @@ func newPublisher(b *bus.Bus, unacked int64) (*publisher, error) {
 	return &publisher{js: js, unacked: semaphore.NewWeighted(unacked), limit: unacked}, nil
 }
 
-// wait returns when no acknowledgement is outstanding any more.
-func (p *publisher) wait() { p.pending.Wait() }
+// wait returns when no acknowledgement is outstanding any more, or ctx ends.
+func (p *publisher) wait(ctx context.Context) {
+	done := make(chan struct{})
+	go func() { p.pending.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
 
 // flight is the messages of one request. Its methods are for one goroutine.
 type flight struct {

@@ -35,7 +35,8 @@ const adminKey = "a key for tests only"
 type rig struct {
 	t        *testing.T
 	nats     *natstest.Server
-	bus      *bus.Bus // of the other services and of the test
+	bus      *bus.Bus        // of the other services and of the test
+	connect  func() *bus.Bus // the gateway's own connection
 	registry *registry
 	rules    *ruleEngine
 	cfg      Config
@@ -50,6 +51,15 @@ func newRig(t *testing.T, change func(*Config)) *rig {
 	t.Helper()
 	r := &rig{t: t, nats: natstest.Start(t)}
 	r.bus = r.nats.Bus(t, "test")
+	r.connect = func() *bus.Bus { return r.nats.Bus(t, access.Gateway) }
+	r.run(change)
+	return r
+}
+
+// run starts the other services, and then the gateway.
+func (r *rig) run(change func(*Config)) {
+	t := r.t
+	t.Helper()
 	answers, err := bus.Serve(t.Context(), r.bus, "test", "0.0.1", 16, 10*time.Second, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +72,6 @@ func newRig(t *testing.T, change func(*Config)) *rig {
 		change(&r.cfg)
 	}
 	r.start()
-	return r
 }
 
 // handle lets the test answer one more subject.
@@ -86,7 +95,7 @@ func (r *rig) start() {
 	r.t.Helper()
 	cfg := r.cfg
 	r.metrics = prometheus.NewRegistry()
-	cfg.Bus, cfg.Metrics = r.nats.Bus(r.t, access.Gateway), r.metrics
+	cfg.Bus, cfg.Metrics = r.connect(), r.metrics
 	for _, ln := range []*net.Listener{&cfg.AdminListener, &cfg.AgentListener} {
 		var err error
 		if *ln, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"path"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -66,7 +67,7 @@ func (r *router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()
 	default:
-		r.svc.metrics.observe(r.api, "busy", http.StatusServiceUnavailable, 0)
+		r.svc.metrics.observe(r.api, "busy", "503", 0)
 		unavailable(t, "too many requests at the moment")
 		return
 	}
@@ -77,7 +78,7 @@ func (r *router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		u.Path, u.RawPath = clean, ""
 		t.Header().Set("Location", u.String())
 		t.WriteHeader(http.StatusMovedPermanently)
-		r.svc.metrics.observe(r.api, "redirect", http.StatusMovedPermanently, 0)
+		r.svc.metrics.observe(r.api, "redirect", "301", 0)
 		return
 	}
 	r.engine.ServeHTTP(t, req)
@@ -109,7 +110,11 @@ func (r *router) guard(c *gin.Context) {
 				p = nil
 			}
 		}
-		r.svc.metrics.observe(r.api, route, c.Writer.Status(), time.Since(began))
+		code := strconv.Itoa(c.Writer.Status())
+		if p != nil {
+			code = "aborted"
+		}
+		r.svc.metrics.observe(r.api, route, code, time.Since(began))
 		if p != nil {
 			panic(http.ErrAbortHandler)
 		}

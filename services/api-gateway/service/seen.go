@@ -63,17 +63,19 @@ func (l *lastSeen) overlay(endpoints []message.Endpoint) {
 	}
 }
 
-// run tells the registry at every interval until ctx ends.
+// run tells the registry at every interval, and once more when ctx ends.
 func (l *lastSeen) run(ctx context.Context) {
 	t := time.NewTicker(seenInterval)
 	defer t.Stop()
-	for {
+	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-			return
 		case <-t.C:
-			l.flush(ctx)
 		}
+		// What has begun is finished even when ctx ends meanwhile.
+		telling, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTimeout)
+		l.flush(telling)
+		cancel()
 	}
 }
 

@@ -20,8 +20,8 @@ const (
 	maxHeader     = 64 << 10
 	// shutdownTimeout is how long requests may go on once the gateway stops,
 	// abortTimeout how long they have to notice that they are broken off.
-	shutdownTimeout = 12 * time.Second
-	abortTimeout    = 2 * time.Second
+	shutdownTimeout = 8 * time.Second
+	abortTimeout    = time.Second
 )
 
 // httpServer is one API on its listener.
@@ -57,22 +57,22 @@ func (s *httpServer) serve() error {
 }
 
 // shutdown lets requests in hand finish, then breaks off what is left.
-func (s *httpServer) shutdown() error {
+func (s *httpServer) shutdown(log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
 	err := s.http.Shutdown(ctx)
 	s.stop()
 	// A server that never served does not know its listener.
-	if e := s.ln.Close(); e != nil && !errors.Is(e, net.ErrClosed) {
-		err = errors.Join(err, e)
-	}
+	_ = s.ln.Close()
 	if err == nil {
-		return nil
+		return
 	}
+	log.Warn("requests are broken off", "listener", s.ln.Addr().String(), "error", err)
 	ctx, cancel = context.WithTimeout(context.Background(), abortTimeout)
 	defer cancel()
-	err = s.http.Shutdown(ctx)
-	return errors.Join(err, s.http.Close())
+	if err := s.http.Shutdown(ctx); err != nil {
+		_ = s.http.Close()
+	}
 }
 
 // unavailable answers 503 and asks the client to come back in 5 to 15

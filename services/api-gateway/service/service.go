@@ -24,6 +24,9 @@ const garbageInterval = 10 * time.Minute
 // bootTimeout bounds the writing of the first operator and the server key.
 const bootTimeout = 30 * time.Second
 
+// lastTimeout bounds what is still done when the last request has ended.
+const lastTimeout = 3 * time.Second
+
 // Service is the gateway. Make it with New and run it with Run.
 type Service struct {
 	cfg         Config
@@ -144,18 +147,16 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	defer func() {
 		s.serving.Store(false)
 		var down sync.WaitGroup
-		errs := make([]error, 2)
-		for i, srv := range []*httpServer{s.adminHTTP, s.agentHTTP} {
-			down.Go(func() { errs[i] = srv.shutdown() })
+		for _, srv := range []*httpServer{s.adminHTTP, s.agentHTTP} {
+			down.Go(func() { srv.shutdown(s.cfg.Log) })
 		}
 		down.Wait()
-		s.pub.wait()
-		flush, stop := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
-		s.seen.flush(flush)
+		last, stop := context.WithTimeout(context.WithoutCancel(ctx), lastTimeout)
+		s.pub.wait(last)
 		stop()
 		cancel(nil)
 		work.Wait()
-		err = errors.Join(err, errors.Join(errs...), s.db.Close())
+		err = errors.Join(err, s.db.Close())
 	}()
 	// Until requests are answered nothing needs to be finished, so everything
 	// ends with ctx.

@@ -305,3 +305,82 @@ func TestNewRefusesAnAddressInUse(t *testing.T) {
 		t.Errorf("Run: %v", err)
 	}
 }
+
+func TestStopFinishesRequestsInHand(t *testing.T) {
+	r := newRig(t, nil)
+	e := r.endpoint()
+	body, feed := io.Pipe()
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		if a := r.agent(e, "POST", "/logs", body); a.code != 200 {
+			t.Errorf("%d %s", a.code, a.body)
+		}
+	})
+	if _, err := io.WriteString(feed, `{"n":1}`+"\n"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a request is in hand", func() bool { return len(r.svc.agentHTTP.http.Handler.(*router).slots) == 1 })
+	wait.Go(r.stop)
+	eventually(t, "the gateway stops", func() bool { return r.svc.Ready() != nil })
+	if _, err := io.WriteString(feed, `{"n":2}`+"\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := feed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wait.Wait()
+	if lines, _ := r.events(e.UUID); len(lines) != 2 {
+		t.Errorf("%d events are stored, want 2", len(lines))
+	}
+	r.registry.mu.Lock()
+	defer r.registry.mu.Unlock()
+	if _, told := r.registry.seen[e.UUID]; !told {
+		t.Error("the registry was not told who was last seen")
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	r := newRig(t, nil)
+	e := r.endpoint()
+	r.agent(e, "POST", "/logs", strings.NewReader("{}\n{\"a\":1}\nbad\n"))
+	r.agent(e, "GET", "/nothing", nil)
+	r.do("GET", r.svc.AdminAddr(), "/endpoints", nil, nil)
+	want := `
+# HELP nightjar_api_gateway_batches_published_total Batches that are stored in the stream EVENTS.
+# TYPE nightjar_api_gateway_batches_published_total counter
+nightjar_api_gateway_batches_published_total 1
+# HELP nightjar_api_gateway_bytes_received_total Bytes of the bodies of POST /logs, as they were sent.
+# TYPE nightjar_api_gateway_bytes_received_total counter
+nightjar_api_gateway_bytes_received_total 15
+# HELP nightjar_api_gateway_endpoints Endpoints that may talk to the manager.
+# TYPE nightjar_api_gateway_endpoints gauge
+nightjar_api_gateway_endpoints 1
+# HELP nightjar_api_gateway_events_received_total Events that are stored in the stream EVENTS.
+# TYPE nightjar_api_gateway_events_received_total counter
+nightjar_api_gateway_events_received_total 2
+# HELP nightjar_api_gateway_requests_in_flight Requests being worked on.
+# TYPE nightjar_api_gateway_requests_in_flight gauge
+nightjar_api_gateway_requests_in_flight{api="admin"} 0
+nightjar_api_gateway_requests_in_flight{api="agent"} 0
+# HELP nightjar_api_gateway_requests_total Requests answered.
+# TYPE nightjar_api_gateway_requests_total counter
+nightjar_api_gateway_requests_total{api="admin",code="200",route="/endpoints"} 1
+nightjar_api_gateway_requests_total{api="admin",code="403",route="/endpoints"} 1
+nightjar_api_gateway_requests_total{api="agent",code="200",route="/logs"} 1
+nightjar_api_gateway_requests_total{api="agent",code="404",route="none"} 1
+# HELP nightjar_dead_letters_total Dead letters written.
+# TYPE nightjar_dead_letters_total counter
+nightjar_dead_letters_total{reason="not-json",service="api-gateway"} 1
+`
+	var err error
+	names := []string{"nightjar_api_gateway_batches_published_total", "nightjar_api_gateway_bytes_received_total", "nightjar_api_gateway_endpoints",
+		"nightjar_api_gateway_events_received_total", "nightjar_api_gateway_requests_in_flight", "nightjar_api_gateway_requests_total", "nightjar_dead_letters_total"}
+	// A request is counted a moment after its answer has gone out.
+	eventually(t, "everything is counted", func() bool {
+		err = testutil.GatherAndCompare(r.metrics, strings.NewReader(want), names...)
+		return err == nil
+	})
+	if problems, err := testutil.GatherAndLint(r.metrics); err != nil || len(problems) > 0 {
+		t.Errorf("%v, %v", problems, err)
+	}
+}

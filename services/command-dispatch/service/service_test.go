@@ -275,7 +275,7 @@ func TestHistory(t *testing.T) {
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	s = start(t, srv, setup{history: 3, dir: dir})
+	start(t, srv, setup{history: 3, dir: dir})
 	check()
 }
 

@@ -38,9 +38,14 @@ type replica struct {
 // the test, if not before.
 func start(t *testing.T, srv *natstest.Server, dir string) *replica {
 	t.Helper()
+	return startOn(t, srv.Bus(t, access.Registry), dir)
+}
+
+func startOn(t *testing.T, b *bus.Bus, dir string) *replica {
+	t.Helper()
 	reg := prometheus.NewRegistry()
 	s, err := registry.New(registry.Config{Env: lifecycle.Env{
-		Bus: srv.Bus(t, access.Registry), Log: lifecycle.Discard(), Metrics: reg, DataDir: dir, Sync: false, Replicas: 1,
+		Bus: b, Log: lifecycle.Discard(), Metrics: reg, DataDir: dir, Sync: false, Replicas: 1,
 	}})
 	if err != nil {
 		t.Fatal(err)

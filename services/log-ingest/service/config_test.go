@@ -144,7 +144,7 @@ func TestPartitions(t *testing.T) {
 	r.send(two, noon, line(noon, 2))
 	m1 := r.mark(one, line(noon, 1), noon, 3)
 	m2 := r.mark(two, line(noon, 2), noon, 3)
-	other := &rig{t: t, srv: r.srv, bus: r.bus, dir: t.TempDir()}
+	other := &rig{t: t, srv: r.srv, bus: r.bus, own: r.own, dir: t.TempDir()}
 	r.cfg.Partitions, other.cfg.Partitions = own(p1), own(p2)
 	r.start()
 	other.start()

@@ -136,8 +136,9 @@ func TestFoldAgain(t *testing.T) {
 // TestBigBacklog lets the service meet more than fits a transaction, through
 // the view.
 func TestBigBacklog(t *testing.T) {
+	const batches = 100
 	r := newRig(t)
-	for seq := range 256 {
+	for seq := range batches {
 		var lines []string
 		for n := range message.MaxBatchEvents {
 			lines = append(lines, fmt.Sprintf(`{"n":%d}`, seq*message.MaxBatchEvents+n))
@@ -147,8 +148,8 @@ func TestBigBacklog(t *testing.T) {
 	r.start()
 	r.settle()
 	got := r.ask(message.LogsRequest{Endpoint: one})
-	if len(got) != 256*message.MaxBatchEvents {
-		t.Fatalf("%d events, want %d", len(got), 256*message.MaxBatchEvents)
+	if len(got) != batches*message.MaxBatchEvents {
+		t.Fatalf("%d events, want %d", len(got), batches*message.MaxBatchEvents)
 	}
 	for n, l := range got {
 		if l != fmt.Sprintf(`{"n":%d}`, n) {

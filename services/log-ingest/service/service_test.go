@@ -39,6 +39,7 @@ type rig struct {
 	t    *testing.T
 	srv  *natstest.Server
 	bus  *bus.Bus
+	own  func() *bus.Bus // makes the service's connection
 	dir  string
 	cfg  Config
 	svc  *Service
@@ -50,12 +51,19 @@ func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{t: t, srv: natstest.Start(t), dir: t.TempDir()}
 	r.bus = r.srv.Bus(t, "test")
+	r.own = func() *bus.Bus { return r.srv.Bus(t, "log-ingest") }
+	r.ensure()
+	return r
+}
+
+// ensure makes the streams, as their owners do.
+func (r *rig) ensure() {
+	r.t.Helper()
 	for _, name := range []string{stream.Events, stream.Alerts} {
-		if err := stream.Ensure(t.Context(), r.bus.JS, name, stream.Limits{}); err != nil {
-			t.Fatal(err)
+		if err := stream.Ensure(r.t.Context(), r.bus.JS, name, stream.Limits{}); err != nil {
+			r.t.Fatal(err)
 		}
 	}
-	return r
 }
 
 // start starts the service and waits until it answers.
@@ -69,7 +77,7 @@ func (r *rig) start() {
 func (r *rig) launch() {
 	r.t.Helper()
 	r.reg = prometheus.NewRegistry()
-	r.cfg.Env = lifecycle.Env{Bus: r.srv.Bus(r.t, "log-ingest"), Log: lifecycle.Discard(), Metrics: r.reg, DataDir: filepath.Join(r.dir, "store")}
+	r.cfg.Env = lifecycle.Env{Bus: r.own(), Log: lifecycle.Discard(), Metrics: r.reg, DataDir: filepath.Join(r.dir, "store")}
 	svc, err := New(r.cfg)
 	if err != nil {
 		r.t.Fatal(err)
@@ -115,9 +123,9 @@ func (r *rig) restart(empty bool) {
 
 func (r *rig) eventually(what string, ok func() bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			r.t.Fatalf("not within 15 s: %s", what)
+			r.t.Fatalf("not within a minute: %s", what)
 		}
 	}
 }

@@ -57,8 +57,13 @@ func newWorld(t *testing.T) *world {
 // waits until it is ready.
 func (w *world) start(dir string) (s *Service, stop func()) {
 	w.t.Helper()
+	return w.startOn(w.srv.Bus(w.t, access.Scorer), dir)
+}
+
+func (w *world) startOn(b *bus.Bus, dir string) (s *Service, stop func()) {
+	w.t.Helper()
 	s, err := New(Config{Env: lifecycle.Env{
-		Bus: w.srv.Bus(w.t, access.Scorer), Log: lifecycle.Discard(), Metrics: prometheus.NewRegistry(), DataDir: dir, Replicas: 1,
+		Bus: b, Log: lifecycle.Discard(), Metrics: prometheus.NewRegistry(), DataDir: dir, Replicas: 1,
 	}})
 	if err != nil {
 		w.t.Fatal(err)
@@ -468,6 +473,37 @@ func TestReplicas(t *testing.T) {
 	b, _ = w.start(dir)
 	if got := of(b); got != want {
 		t.Errorf("after a rebuild\n%s, want\n%s", got, want)
+	}
+}
+
+// Alerts that are read again end where the record ended, whatever has come
+// since.
+func TestReplayEnds(t *testing.T) {
+	w := newWorld(t)
+	s, _ := w.start(t.TempDir())
+	var seqs []uint64
+	for i := range 6 {
+		seqs = append(seqs, w.raise(alpha, criticalities, "ten", fmt.Sprintf("name %d", i)))
+		w.raise(beta, criticalities, "ten")
+	}
+	for name, c := range map[string]struct {
+		begin, last uint64
+		want        int64
+	}{
+		"in the middle":            {seqs[0], seqs[3], 3},
+		"at the end":               {seqs[3], seqs[5], 2},
+		"behind what is left":      {seqs[5], seqs[5] + 1, 0},
+		"at an alert that is gone": {0, seqs[2] + 1, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tl := tally{uuid: alpha, record: record{Begin: c.begin}, counts: map[nameHash]count{}}
+			if err := s.replay(t.Context(), &tl, c.last); err != nil {
+				t.Fatal(err)
+			}
+			if got := tl.record.Stats.Alerts; got != c.want || tl.counts[hashOf("ten")].n != uint64(c.want) {
+				t.Errorf("%d alerts, want %d", got, c.want)
+			}
+		})
 	}
 }
 

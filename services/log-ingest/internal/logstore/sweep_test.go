@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/event"
 	"github.com/nightjar-edr/nightjar/pkg/store"
@@ -88,7 +89,17 @@ func TestSweep(t *testing.T) {
 // TestSweepFreesSpace holds that the space of what has expired is used again
 // though nothing is ever written to its hours any more.
 func TestSweepFreesSpace(t *testing.T) {
-	db := openStore(t)
+	// Tables that come to rest early, so that little data is enough.
+	db, err := badger.Open(badger.DefaultOptions(t.TempDir()).WithLogger(nil).WithMemTableSize(8 << 20).WithBaseTableSize(1 << 20).
+		WithNumLevelZeroTables(1).WithCompression(options.None))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	w := NewWriter(db, Events, 1<<20)
 	random := rand.NewChaCha8([32]byte{1})
 	seq := uint64(0)
@@ -108,8 +119,11 @@ func TestSweepFreesSpace(t *testing.T) {
 		}
 	}
 	const transactions = 120 // half a megabyte each
-	soon := uint64(time.Now().Unix() + 1)
+	soon := uint64(time.Now().Unix() + 5)
 	fill(1000, transactions, soon)
+	if err := db.Flatten(1); err != nil { // to where tables rest
+		t.Fatal(err)
+	}
 	waitUntil(soon)
 	if n, err := Sweep(background, db); err != nil || n != 2*transactions {
 		t.Fatalf("%d deleted, %v, want %d", n, err, 2*transactions)

@@ -10,8 +10,8 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
 )
 
-// CommandState is where a command stands. A command begins as queued; sent is
-// the only state that has a successor besides; the others are final.
+// CommandState is where a command stands. It begins as queued and becomes sent
+// or cancelled; a sent one becomes completed or expired, and changes no more.
 type CommandState string
 
 // The states of a command.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
@@ -45,13 +46,20 @@ const (
 type commandDesk struct {
 	pending *pendingCommands
 	memory  *semaphore.Weighted
+	// malformed counts the results that could not be read; what becomes of
+	// all others is counted by command-dispatch.
+	malformed prometheus.Counter
 
 	mu    sync.Mutex
 	files jetstream.ObjectStore
 }
 
 func newCommandDesk(s *Service) *commandDesk {
-	return &commandDesk{pending: newPendingCommands(s.cfg.Bus.JS, s.cfg.Log), memory: semaphore.NewWeighted(resultMemory)}
+	d := &commandDesk{pending: newPendingCommands(s.cfg.Bus.JS, s.cfg.Log), memory: semaphore.NewWeighted(resultMemory),
+		malformed: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: subsystem,
+			Name: "malformed_results_total", Help: "Results of commands that could not be read and were ignored."})}
+	s.cfg.Metrics.MustRegister(d.malformed)
+	return d
 }
 
 // store returns the object store files, once its owner has made it.

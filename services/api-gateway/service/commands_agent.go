@@ -113,6 +113,7 @@ func (s *Service) postResult(c *gin.Context, a agent) {
 	if err != nil {
 		s.discard(ctx, up)
 		if errors.Is(err, command.ErrMalformed) {
+			s.commands.malformed.Inc()
 			s.cfg.Log.Warn("result ignored", "endpoint", a.uuid, "reason", err)
 			// What is left is read, so that the answer reaches the agent.
 			_, _ = io.Copy(io.Discard, body)

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/nightjar-edr/nightjar/pkg/bus"
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
@@ -355,6 +356,9 @@ func TestCommandRoundTrip(t *testing.T) {
 	post("foreign", secondID, true)
 	if a := r.agent(e, "POST", "/commands", strings.NewReader("{nope")); a.code != 200 || a.body != "" {
 		t.Fatalf("malformed: %d %q", a.code, a.body)
+	}
+	if n := testutil.ToFloat64(r.svc.commands.malformed); n != 1 {
+		t.Errorf("%v malformed results counted, want 1", n)
 	}
 	r.expect("GET", path, "", ok(sent))
 	if n := d.objects(); n != before {

@@ -16,5 +16,6 @@
 // however much later within the retention an endpoint repeats it; that what
 // is stored agrees with the position in the stream whatever crashes when; and
 // that a deleted store is built again with the same answers from what the
-// streams still hold.
+// streams still hold. What is older than its retention ends by itself, and
+// its space is given back.
 package ingest

@@ -20,8 +20,6 @@ func TestBoundedMemory(t *testing.T) {
 		group = 8_000
 		bound = 32 << 20
 	)
-	// Little garbage, so that the heap is what is in use.
-	defer debug.SetGCPercent(debug.SetGCPercent(10))
 	base := time.Date(2025, 6, 1, 12, 0, 0, 0, time.UTC)
 	order := rand.New(rand.NewPCG(5, 6)).Perm(lines)
 	filler := strings.Repeat("the same words again and again ", 12)
@@ -62,6 +60,8 @@ func TestBoundedMemory(t *testing.T) {
 			q := Query{Endpoint: endpoint, Kind: Events, Detections: true}
 			q.Between(time.Time{}, time.Time{})
 			r := NewReader(db)
+			// Little garbage from here on, so that the heap is what is in use.
+			defer debug.SetGCPercent(debug.SetGCPercent(10))
 			runtime.GC()
 			var m runtime.MemStats
 			runtime.ReadMemStats(&m)

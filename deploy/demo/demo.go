@@ -27,6 +27,9 @@ import (
 	"github.com/nightjar-edr/nightjar/services/standalone/manager"
 )
 
+// shown is how many of the sample endpoints are enrolled.
+const shown = 3
+
 // timeout bounds every single step of the demonstration.
 const timeout = 30 * time.Second
 
@@ -113,7 +116,7 @@ func (d *demonstration) start(anyPort bool) (*manager.Manager, error) {
 		DataDir: filepath.Join(d.dir, "data"), AdminAddr: port("8001"), AgentAddr: port("8000"), NATSAddr: port("4222"), OpsAddr: port("8002"),
 		SIEMs: "siem", TLS: "auto", AdminKey: d.key, RulesDir: rules,
 		RetentionEvents: day, RetentionAlerts: day, Sync: config.Sync{Always: true},
-		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	return d.mgr, err
 }
@@ -140,7 +143,7 @@ func (d *demonstration) play(ctx context.Context) error {
 	}
 	defer siem.Close()
 	d.say("A SIEM listens on edr.alerts.> with its own key.\n")
-	stories := samples.Endpoints()
+	stories := samples.Endpoints()[:shown]
 	endpoints := make([]string, len(stories))
 	keys := map[string]string{}
 	for i, s := range stories {

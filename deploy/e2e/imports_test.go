@@ -4,6 +4,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -80,6 +81,49 @@ func TestForbiddenIsSeen(t *testing.T) {
 	} {
 		if got := forbidden(c.file, c.target) == ""; got != c.allowed {
 			t.Errorf("%s importing %s: allowed %v", c.file, c.target, got)
+		}
+	}
+}
+
+// TestDependenciesAreNamed demands a reason for every module that is required
+// directly, and no reason for one that is not.
+func TestDependenciesAreNamed(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join(root, "docs", "dependencies.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	direct := map[string]bool{}
+	for _, pattern := range []string{"pkg/go.mod", "services/*/go.mod", "deploy/*/go.mod"} {
+		files, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %d files, %v", pattern, len(files), err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for line := range strings.Lines(string(text)) {
+				line = strings.TrimPrefix(strings.TrimSpace(line), "require ")
+				path, version, ok := strings.Cut(line, " v")
+				if ok && strings.Contains(path, ".") && !strings.Contains(line, "// indirect") && !strings.Contains(line, "=>") && version != "0.0.0" {
+					direct[path] = true
+				}
+			}
+		}
+	}
+	for path := range direct {
+		// client_model is named beside client_golang.
+		if !strings.Contains(string(doc), path[strings.LastIndex(strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(path, "/v2"), "/v3"), "/v4"), "/")+1:]) {
+			t.Errorf("%s is not in docs/dependencies.md", path)
+		}
+	}
+	for line := range strings.Lines(string(doc)) {
+		cell, ok := strings.CutPrefix(line, "| ")
+		if name, _, _ := strings.Cut(cell, " |"); ok && strings.Contains(name, "/") {
+			if first, _, _ := strings.Cut(name, ","); !direct[first] {
+				t.Errorf("docs/dependencies.md names %s, which nothing requires", first)
+			}
 		}
 	}
 }

@@ -109,7 +109,7 @@ func (w *world) raiseAt(endpoint string, at time.Time, known map[string]int, nam
 	w.n++
 	line := fmt.Appendf(nil, `{"Event":{"n":%d}}`, w.n)
 	a := message.Alert{Endpoint: endpoint, Received: t0, Time: at, Timed: true, Hash: event.HashOf(line), Line: line,
-		Signatures: names, Criticality: 10, Origin: message.OriginManager}
+		Signatures: names, Criticality: 10, Origin: message.OriginAgent}
 	for _, n := range names {
 		if c, ok := known[n]; ok {
 			a.Rules = append(a.Rules, message.RuleInfo{Name: n, Criticality: c, ATTACK: []event.Attack{{ID: "T-" + n, Tactic: "tactic-" + n}}})

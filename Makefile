@@ -53,6 +53,10 @@ fuzz: ## fuzz every parser of outside bytes, each for FUZZTIME (default 10s)
 bench: ## run the benchmarks, each beside a baseline measured in the same run
 	go test -run '^$$' -bench . -benchtime $(BENCHTIME) -timeout 30m $(UNIT)
 
+.PHONY: bench-short
+bench-short: ## run every benchmark a few times, to see that it runs
+	go test -run '^$$' -bench . -benchtime 3x -timeout 10m $(UNIT)
+
 .PHONY: lint
 lint: ## check formatting, vet, staticcheck and doc comments
 	@unformatted=$$(gofmt -l $(MODULES)); test -z "$$unformatted" || { echo "gofmt has not been run on:"; echo "$$unformatted"; exit 1; }

@@ -15,6 +15,9 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 )
 
+// ErrOptions means that Options cannot be used, whatever the servers do.
+var ErrOptions = errors.New("unusable options")
+
 // Options choose how a service connects.
 type Options struct {
 	// Service is the name of the service, shown by the server and part of
@@ -42,7 +45,8 @@ type Bus struct {
 }
 
 // Connect connects to NATS and goes on trying when the connection is lost. A
-// first connection that fails is an error.
+// first connection that fails is an error, one that wraps ErrOptions when a
+// file or seed of o cannot be used.
 func Connect(o Options) (*Bus, error) {
 	opts := []nats.Option{
 		nats.Name("nightjar-" + o.Service),
@@ -70,24 +74,24 @@ func Connect(o Options) (*Bus, error) {
 	case o.SeedFile != "":
 		nk, err := nats.NkeyOptionFromSeed(o.SeedFile)
 		if err != nil {
-			return nil, fmt.Errorf("nats nkey %s: %w", o.SeedFile, err)
+			return nil, fmt.Errorf("%w: nats nkey %s: %w", ErrOptions, o.SeedFile, err)
 		}
 		opts = append(opts, nk)
 	case len(o.Seed) > 0:
 		nk, err := access.NKeyOption(o.Seed)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", ErrOptions, err)
 		}
 		opts = append(opts, nk)
 	}
 	if o.CAFile != "" {
 		pem, err := os.ReadFile(o.CAFile)
 		if err != nil {
-			return nil, fmt.Errorf("nats ca: %w", err)
+			return nil, fmt.Errorf("%w: nats ca: %w", ErrOptions, err)
 		}
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("nats ca %s: no certificate in it", o.CAFile)
+			return nil, fmt.Errorf("%w: nats ca %s: no certificate in it", ErrOptions, o.CAFile)
 		}
 		opts = append(opts, nats.Secure(&tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}))
 	}

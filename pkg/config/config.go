@@ -1,8 +1,3 @@
-// Package config reads a program's settings from flags, from the environment
-// (NIGHTJAR_<NAME>, dashes as underscores) and from a YAML file given by
-// --config whose keys are the names of the flags. A flag beats the
-// environment beats the file; a key or flag that does not exist is an error
-// that names it.
 package config
 
 import (
@@ -10,11 +5,14 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/peterbourgon/ff/v3"
-	"github.com/peterbourgon/ff/v3/ffyaml"
+	"gopkg.in/yaml.v2"
 )
 
 // ErrHelp means that the user asked for help, which has been printed.
@@ -45,7 +43,7 @@ func Parse(fs *flag.FlagSet, args []string) error {
 	err := ff.Parse(fs, args,
 		ff.WithEnvVarPrefix("NIGHTJAR"),
 		ff.WithConfigFileFlag("config"),
-		ff.WithConfigFileParser(ffyaml.Parser))
+		ff.WithConfigFileParser(parseYAML))
 	if err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return ErrHelp
@@ -56,6 +54,50 @@ func Parse(fs *flag.FlagSet, args []string) error {
 		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
 	return nil
+}
+
+// parseYAML hands the keys of a YAML file to set. Values are taken as they are
+// written: off is the word off and no boolean, as on the command line.
+func parseYAML(r io.Reader, set func(name, value string) error) error {
+	var m map[string]string
+	d := yaml.NewDecoder(r)
+	d.SetStrict(true) // a key that is there twice is an error
+	if err := d.Decode(&m); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("config file: %w", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		if err := set(name, m[name]); err != nil {
+			return fmt.Errorf("config file: %w", err)
+		}
+	}
+	return nil
+}
+
+// Check adds a check to a flag that fs has, called whenever the flag has been
+// given a value. A flag that is judged so is refused by Parse, before the
+// program opens anything.
+func Check(fs *flag.FlagSet, name string, check func() error) {
+	f := fs.Lookup(name)
+	f.Value = checked{Value: f.Value, check: check}
+}
+
+type checked struct {
+	flag.Value
+	check func() error
+}
+
+// Set sets the value and judges it.
+func (c checked) Set(s string) error {
+	if err := c.Value.Set(s); err != nil {
+		return err
+	}
+	return c.check()
+}
+
+// IsBoolFlag tells the flag package whether the flag stands without a value.
+func (c checked) IsBoolFlag() bool {
+	b, ok := c.Value.(interface{ IsBoolFlag() bool })
+	return ok && b.IsBoolFlag()
 }
 
 // Duration is a flag value: a Go duration, a number of days such as 30d, or 0.
@@ -91,6 +133,9 @@ func (d *Duration) Set(s string) error {
 // GiB, TiB or their first letter, or the word none for 0.
 type Bytes int64
 
+// maxBytes is the largest number of bytes that can be asked for.
+const maxBytes = 1 << 62
+
 // String returns the number of bytes as Set reads it.
 func (b *Bytes) String() string {
 	if *b == 0 {
@@ -113,11 +158,17 @@ func (b *Bytes) Set(s string) error {
 			}
 		}
 	}
-	var n float64
-	if _, err := fmt.Sscanf(strings.TrimSpace(number)+";", "%g;", &n); err != nil || n <= 0 || n*float64(unit) > 1<<62 {
+	number = strings.TrimSpace(number)
+	// Whole numbers are kept to the byte, which a float64 does not do.
+	if n, err := strconv.ParseInt(number, 10, 64); err == nil && n > 0 && n <= maxBytes/unit {
+		*b = Bytes(n * unit)
+		return nil
+	}
+	n, err := strconv.ParseFloat(number, 64)
+	if n *= float64(unit); err != nil || !(n >= 1 && n <= maxBytes) { // false for NaN, too
 		return fmt.Errorf("want a number of bytes such as 20GiB, or none")
 	}
-	*b = Bytes(n * float64(unit))
+	*b = Bytes(n)
 	return nil
 }
 

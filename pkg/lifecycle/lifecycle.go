@@ -88,9 +88,13 @@ type Program struct {
 	Name, Intro string
 	// Flags adds the service's own flags and returns the function that makes
 	// the component once they are read. An error that wraps ErrUsage ends
-	// the program with ExitUsage.
+	// the program with ExitUsage. A flag that can be judged by itself is
+	// given a config.Check, which speaks before NATS is connected to.
 	Flags func(fs *flag.FlagSet) func(Env) (Component, error)
 }
+
+// maxReplicas is the number of copies that JetStream allows.
+const maxReplicas = 5
 
 // ErrUsage marks an error as one of flags or configuration.
 var ErrUsage = errors.New("usage")
@@ -104,6 +108,12 @@ func (p Program) Main(args []string, stderr *os.File) int {
 	dir := fs.String("data-dir", "./data", "folder of this service's store")
 	opsAddr := fs.String("ops-addr", ":8080", "address of /metrics, /healthz and /readyz")
 	replicas := fs.Int("replicas", 1, "copies of each stream and bucket that this service owns")
+	config.Check(fs, "replicas", func() error {
+		if *replicas < 1 || *replicas > maxReplicas {
+			return fmt.Errorf("want 1 to %d", maxReplicas)
+		}
+		return nil
+	})
 	sync := config.Sync{Always: true}
 	fs.Var(&sync, "sync", "always: every commit waits for stable storage; or an interval such as 10s")
 	logger := AddLogFlags(fs)
@@ -124,7 +134,9 @@ func (p Program) Main(args []string, stderr *os.File) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	b, err := bus.Connect(bus.Options{Service: p.Name, URL: *url, SeedFile: *nkey, CAFile: *ca, Log: log})
-	if err != nil {
+	if errors.Is(err, bus.ErrOptions) {
+		return fail(ExitUsage, err)
+	} else if err != nil {
 		return fail(ExitFailed, err)
 	}
 	defer b.Close()
@@ -132,6 +144,7 @@ func (p Program) Main(args []string, stderr *os.File) int {
 	if err != nil {
 		return fail(ExitFailed, err)
 	}
+	defer o.Close()
 	c, err := build(Env{Bus: b, Log: log.With("service", p.Name), Metrics: o.Registry(p.Name), DataDir: filepath.Clean(*dir), Sync: sync.Always, Replicas: *replicas})
 	if err != nil {
 		if errors.Is(err, ErrUsage) {
@@ -141,7 +154,6 @@ func (p Program) Main(args []string, stderr *os.File) int {
 	}
 	o.Check(p.Name, c.Ready)
 	go o.Serve()
-	defer o.Close()
 	log.Info("started", "service", p.Name)
 	if err := RunAll(ctx, log, c); err != nil {
 		return fail(ExitFailed, err)

@@ -1,5 +1,3 @@
-// Package ops serves what operators and Kubernetes look at: /metrics,
-// /healthz (the process answers) and /readyz (caught up and able to work).
 package ops
 
 import (
@@ -120,11 +118,16 @@ func (s *Server) Serve() {
 	}
 }
 
-// Close stops answering.
+// Close stops answering and closes the listener, whether Serve was called or
+// not.
 func (s *Server) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if err := s.http.Shutdown(ctx); err != nil {
+		s.log.Debug("ops listener", "error", err)
+	}
+	// Shutdown knows the listener only once Serve has it.
+	if err := s.ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 		s.log.Debug("ops listener", "error", err)
 	}
 }

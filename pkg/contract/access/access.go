@@ -1,6 +1,3 @@
-// Package access holds who may do what on NATS: one NKey user for each
-// service and each SIEM, each with the least it needs. The embedded server of
-// standalone and the shipped server configuration are both made from it.
 package access
 
 import (
@@ -105,7 +102,7 @@ func ForService(name string) (Permissions, error) {
 			reads("OBJ_"+stream.Files).reads("OBJ_"+stream.Artifacts).reads("OBJ_"+stream.Containers).
 			pub("edr.registry.>", "edr.rules.>", "edr.commands.>", "edr.logs.>", "edr.artifacts.>", "edr.reports.>").
 			pub("$O."+stream.Files+".>", "$O."+stream.Artifacts+".>", "$O."+stream.Containers+".>").
-			pub("$JS.API.STREAM.PURGE.OBJ_" + stream.Files) // an upload that breaks off is taken back
+			pub("$JS.API.STREAM.PURGE.OBJ_"+stream.Files, "$JS.API.STREAM.PURGE.OBJ_"+stream.Artifacts) // an upload that breaks off is taken back
 	case Registry:
 		b.kv(stream.Endpoints).answers("edr.registry.>")
 	case Rules:

@@ -1,6 +1,3 @@
-// Package fault is the one table of errors that cross a process border: each
-// has a kind, which decides what the other side may do about it, and a
-// message that is fit to be shown to a user.
 package fault
 
 import (
@@ -61,14 +58,14 @@ func New(kind Kind, format string, args ...any) *Error {
 	return &Error{Kind: kind, Message: fmt.Sprintf(format, args...)}
 }
 
-// From returns the *Error within err, or an Internal one with err's text.
-// It returns nil for nil.
+// From returns the *Error within err, or an Internal one with err's text when
+// there is none or it has no kind. It returns nil for nil.
 func From(err error) *Error {
 	if err == nil {
 		return nil
 	}
 	var e *Error
-	if errors.As(err, &e) {
+	if errors.As(err, &e) && e.Kind != "" {
 		return e
 	}
 	return New(Internal, "%s", err.Error())

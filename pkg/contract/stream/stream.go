@@ -1,6 +1,3 @@
-// Package stream holds the definitions of the streams, key-value buckets and
-// object stores that make up Nightjar's record. Each has one owner, the only
-// service that creates or changes it; everybody else binds to it.
 package stream
 
 import (
@@ -140,6 +137,18 @@ func EnsureObjects(ctx context.Context, js jetstream.JetStream, name string, l L
 // filter over all its keys.
 func KVStream(bucket string) (name, filter string) {
 	return "KV_" + bucket, "$KV." + bucket + ".>"
+}
+
+// ObjectStream returns the name of the stream behind an object store, and the
+// filter over the descriptions of all its objects.
+func ObjectStream(store string) (name, filter string) {
+	return "OBJ_" + store, "$O." + store + ".M.>"
+}
+
+// ObjectChunks returns the subject of the chunks of one object, which its
+// description names by its nuid.
+func ObjectChunks(store, nuid string) string {
+	return "$O." + store + ".C." + nuid
 }
 
 // Await waits until a stream exists, whose owner may still be starting. It

@@ -1,6 +1,3 @@
-// Package certs makes and loads the certificate that standalone serves: with
-// --tls auto a certificate authority and a server certificate of its own,
-// made at the first start and kept.
 package certs
 
 import (
@@ -57,11 +54,21 @@ func Load(setting, dir string, hosts []string) (*Served, error) {
 	if !ok || cert == "" || key == "" {
 		return nil, fmt.Errorf("tls %q: want auto, off or CERT,KEY", setting)
 	}
-	pair, err := tls.LoadX509KeyPair(cert, key)
+	pair, err := loadPair(cert, key)
 	if err != nil {
-		return nil, fmt.Errorf("tls: %w", err)
+		return nil, err
 	}
 	return serve(pair, "")
+}
+
+// loadPair loads a certificate and its key. Its errors name both files, of
+// which those of tls.LoadX509KeyPair do not always speak.
+func loadPair(certFile, keyFile string) (tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		return pair, fmt.Errorf("certificate %s with key %s: %w", certFile, keyFile, err)
+	}
+	return pair, nil
 }
 
 func serve(pair tls.Certificate, caFile string) (*Served, error) {
@@ -84,16 +91,16 @@ func auto(dir string, hosts []string) (*Served, error) {
 		return nil, fmt.Errorf("tls: %w", err)
 	}
 	caFile, certFile, keyFile := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "server.pem"), filepath.Join(dir, "server.key")
-	if pair, err := tls.LoadX509KeyPair(certFile, keyFile); err == nil {
+	ca, caKey, err := authority(caFile, filepath.Join(dir, "ca.key"))
+	if err != nil {
+		return nil, err
+	}
+	if pair, err := loadPair(certFile, keyFile); err == nil {
 		leaf, err := x509.ParseCertificate(pair.Certificate[0])
-		if err == nil && time.Until(leaf.NotAfter) > serverLife/3 && covers(leaf, hosts) {
+		if err == nil && time.Until(leaf.NotAfter) > serverLife/3 && covers(leaf, hosts) && leaf.CheckSignatureFrom(ca) == nil {
 			return serve(pair, caFile)
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("tls: %w", err)
-	}
-	ca, caKey, err := authority(caFile, filepath.Join(dir, "ca.key"))
-	if err != nil {
 		return nil, err
 	}
 	// The key is kept when there is one, so that agents that pin it go on.
@@ -121,9 +128,9 @@ func auto(dir string, hosts []string) (*Served, error) {
 	if err := writePEM(certFile, "CERTIFICATE", der, 0o644); err != nil {
 		return nil, err
 	}
-	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	pair, err := loadPair(certFile, keyFile)
 	if err != nil {
-		return nil, fmt.Errorf("tls: %w", err)
+		return nil, err
 	}
 	return serve(pair, caFile)
 }
@@ -133,7 +140,7 @@ func covers(leaf *x509.Certificate, hosts []string) bool {
 }
 
 func authority(certFile, keyFile string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
-	if pair, err := tls.LoadX509KeyPair(certFile, keyFile); err == nil {
+	if pair, err := loadPair(certFile, keyFile); err == nil {
 		ca, err := x509.ParseCertificate(pair.Certificate[0])
 		key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
 		if err != nil || !ok {
@@ -141,7 +148,7 @@ func authority(certFile, keyFile string) (*x509.Certificate, *ecdsa.PrivateKey, 
 		}
 		return ca, key, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, fmt.Errorf("tls: %w", err)
+		return nil, nil, err
 	}
 	key, err := loadOrMakeKey(keyFile)
 	if err != nil {

@@ -1,0 +1,179 @@
+package store_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+
+	"github.com/nightjar-edr/nightjar/pkg/store"
+)
+
+func open(t *testing.T, o store.Options) *badger.DB {
+	t.Helper()
+	db, err := store.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return db
+}
+
+func options(t *testing.T) map[string]store.Options {
+	t.Helper()
+	return map[string]store.Options{
+		"small":         {Dir: filepath.Join(t.TempDir(), "not", "there", "yet")},
+		"small in sync": {Dir: t.TempDir(), Sync: true},
+		"large":         {Dir: t.TempDir(), Large: true},
+		"large in sync": {Dir: t.TempDir(), Large: true, Sync: true},
+	}
+}
+
+// Values on both sides of the thresholds, beyond which they lie in the value
+// log, are stored and read back, before and after the store was closed.
+func TestValues(t *testing.T) {
+	sizes := []int{0, 1, 256<<10 - 1, 256 << 10, 256<<10 + 1, 1<<20 - 1, 1 << 20, 1<<20 + 1}
+	value := func(size int) []byte { return bytes.Repeat([]byte(fmt.Sprintf("%08d", size)), size/8+1)[:size] }
+	for name, o := range options(t) {
+		t.Run(name, func(t *testing.T) {
+			read := func(db *badger.DB) {
+				t.Helper()
+				for _, size := range sizes {
+					var got []byte
+					err := db.View(func(txn *badger.Txn) error {
+						item, err := txn.Get([]byte(fmt.Sprintf("size/%d", size)))
+						if err != nil {
+							return err
+						}
+						got, err = item.ValueCopy(nil)
+						return err
+					})
+					if err != nil || !bytes.Equal(got, value(size)) {
+						t.Errorf("value of %d bytes: %d bytes, %v", size, len(got), err)
+					}
+				}
+			}
+			db, err := store.Open(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, size := range sizes {
+				if err := db.Update(func(txn *badger.Txn) error { return txn.Set([]byte(fmt.Sprintf("size/%d", size)), value(size)) }); err != nil {
+					t.Errorf("value of %d bytes: %v", size, err)
+				}
+			}
+			read(db)
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			read(open(t, o))
+		})
+	}
+}
+
+// A store that is opened knows the size that it has on disk.
+func TestSize(t *testing.T) {
+	for name, o := range options(t) {
+		t.Run(name, func(t *testing.T) {
+			db, err := store.Open(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			const values, size = 16, 64 << 10
+			wb := db.NewWriteBatch()
+			for i := range values {
+				v := bytes.Repeat([]byte{byte(i)}, size)
+				for j := range v { // nothing that a compression makes small
+					v[j] ^= byte((i*size + j) * 2654435761 >> 13)
+				}
+				if err := wb.Set([]byte{byte(i)}, v); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := wb.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			lsm, vlog := open(t, o).Size()
+			if lsm <= 0 || lsm+vlog < size {
+				t.Errorf("size %d and %d bytes of values", lsm, vlog)
+			}
+		})
+	}
+}
+
+func TestOpenFails(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if db, err := store.Open(store.Options{Dir: file}); err == nil || !strings.Contains(err.Error(), "store "+file) {
+		t.Errorf("got %v, %v", db, err)
+	}
+}
+
+// Badger's own messages reach the log at their level.
+func TestLog(t *testing.T) {
+	var out bytes.Buffer
+	log := slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	db, err := store.Open(store.Options{Dir: t.TempDir(), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(out.String()) {
+		if !strings.Contains(line, `"component":"badger"`) || !strings.Contains(line, `"level":"DEBUG"`) {
+			t.Errorf("line %s", line)
+		}
+	}
+	if out.Len() == 0 {
+		t.Error("nothing was logged")
+	}
+}
+
+// Collecting ends with its context and leaves what is stored alone.
+func TestCollectGarbage(t *testing.T) {
+	db := open(t, store.Options{Dir: t.TempDir()})
+	value := bytes.Repeat([]byte("v"), 300<<10)
+	for range 3 {
+		if err := db.Update(func(txn *badger.Txn) error { return txn.Set([]byte("key"), value) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { store.CollectGarbage(ctx, db, time.Millisecond); close(done) }()
+	for range 100 {
+		if err := db.View(func(txn *badger.Txn) error {
+			item, err := txn.Get([]byte("key"))
+			if err != nil {
+				return err
+			}
+			return item.Value(func(v []byte) error {
+				if !bytes.Equal(v, value) {
+					return fmt.Errorf("%d other bytes", len(v))
+				}
+				return nil
+			})
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	<-done
+}

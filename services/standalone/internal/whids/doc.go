@@ -1,0 +1,3 @@
+// Package whids reads the configuration file of a WHIDS manager, as far as
+// there is something in it to take over.
+package whids

@@ -20,7 +20,7 @@ import (
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
-	fs := config.NewFlagSet("demo", "Starts a Nightjar manager with simulated endpoints and shows their alerts as a SIEM sees them.", os.Stderr)
+	fs := config.NewFlagSet("demo", "Starts a Nightjar manager with simulated endpoints and shows their alerts as a SIEM sees them.", os.Stdout)
 	once := fs.Bool("once", false, "stop when everything has been shown, instead of waiting for Ctrl-C")
 	anyPort := fs.Bool("any-port", false, "take free ports even where the usual ones are free")
 	if err := config.Parse(fs, args); errors.Is(err, flag.ErrHelp) {

@@ -40,6 +40,7 @@ func TestBadSettings(t *testing.T) {
 		"unknown key":          {[]string{"--config", config}, 2, []string{"no-such-key"}},
 		"missing config":       {[]string{"--config", file + ".yaml"}, 2, []string{file + ".yaml"}},
 		"argument":             {[]string{"serve"}, 2, []string{`"serve"`}},
+		"bad address":          {append(free(), "--admin-addr", "nonsense"), 2, []string{"admin-addr", "nonsense"}},
 		"bad sync":             {append(free(), "--sync", "sometimes"), 2, []string{"sync", "always"}},
 		"bad retention":        {append(free(), "--retention-events", "-3d"), 2, []string{"retention-events"}},
 		"bad level":            {append(free(), "--log-level", "loud"), 2, []string{"loud"}},

@@ -40,15 +40,24 @@ func NewFlagSet(program, intro string, w io.Writer) *flag.FlagSet {
 // which Parse adds. Arguments that are no flags are an error.
 func Parse(fs *flag.FlagSet, args []string) error {
 	fs.String("config", "", "YAML file with settings, keys as the flags")
+	// The text for --help is no answer to a mistake.
+	usage, output := fs.Usage, fs.Output()
+	fs.Usage = func() {}
+	fs.SetOutput(io.Discard)
+	defer func() {
+		fs.Usage = usage
+		fs.SetOutput(output)
+	}()
 	err := ff.Parse(fs, args,
 		ff.WithEnvVarPrefix("NIGHTJAR"),
 		ff.WithConfigFileFlag("config"),
 		ff.WithConfigFileParser(parseYAML))
 	if err != nil {
 		if errors.Is(err, flag.ErrHelp) {
+			usage()
 			return ErrHelp
 		}
-		return err
+		return fmt.Errorf("%w (--help explains the flags)", err)
 	}
 	if fs.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", fs.Arg(0))

@@ -137,6 +137,10 @@ func New(cfg Config) (*View, error) {
 		return nil, fmt.Errorf("view %s: read position: %w", cfg.Name, err)
 	}
 	v.seq = v.pos.Seq
+	if cfg.Metrics != nil {
+		cfg.Metrics.position.WithLabelValues(cfg.Name).Set(float64(v.seq))
+		cfg.Metrics.gap.WithLabelValues(cfg.Name).Set(0)
+	}
 	return v, nil
 }
 

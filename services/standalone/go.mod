@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/gofrs/flock v0.13.2
 	github.com/nats-io/nats-server/v2 v2.15.2
+	github.com/nats-io/nats.go v1.55.0
 	github.com/nats-io/nkeys v0.4.17
 	github.com/nightjar-edr/nightjar/pkg v0.0.0
 	github.com/nightjar-edr/nightjar/services/api-gateway v0.0.0
@@ -13,6 +14,7 @@ require (
 	github.com/nightjar-edr/nightjar/services/log-ingest v0.0.0
 	github.com/nightjar-edr/nightjar/services/report-scorer v0.0.0
 	github.com/nightjar-edr/nightjar/services/rule-engine v0.0.0
+	github.com/pelletier/go-toml v1.9.5
 )
 
 require (
@@ -52,9 +54,7 @@ require (
 	github.com/modern-go/reflect2 v1.0.2 // indirect
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
 	github.com/nats-io/jwt/v2 v2.8.2 // indirect
-	github.com/nats-io/nats.go v1.55.0 // indirect
 	github.com/nats-io/nuid v1.0.1 // indirect
-	github.com/pelletier/go-toml v1.9.5 // indirect
 	github.com/pelletier/go-toml/v2 v2.2.4 // indirect
 	github.com/peterbourgon/ff/v3 v3.4.0 // indirect
 	github.com/prometheus/client_golang v1.25.0 // indirect

@@ -26,7 +26,7 @@ func main() {
 }
 
 func run(args []string) int {
-	fs := config.NewFlagSet("standalone", "Nightjar, an EDR manager, in one process with NATS embedded.", os.Stderr)
+	fs := config.NewFlagSet("standalone", "Nightjar, an EDR manager, in one process with NATS embedded.", os.Stdout)
 	cfg := manager.AddFlags(fs)
 	logger := lifecycle.AddLogFlags(fs)
 	fail := func(code int, err error) int {

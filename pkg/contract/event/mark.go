@@ -3,6 +3,8 @@ package event
 import (
 	"encoding/json"
 	"math"
+	"slices"
+	"strconv"
 )
 
 // MaxCriticality is the highest criticality of a rule, a mark or an alert.
@@ -62,6 +64,19 @@ func AgentMark(line []byte, info *Info) *Mark {
 		}
 	}
 	return mark
+}
+
+// GeneInfoSays tells whether /Event/GeneInfo names exactly these signatures, in
+// this order, with this criticality.
+func GeneInfoSays(line []byte, info *Info, signatures []string, criticality int) bool {
+	if !info.GeneInfo.Present() || line[info.GeneInfo.Start] != '{' {
+		return false
+	}
+	var members map[string]json.RawMessage
+	if json.Unmarshal(info.GeneInfo.Of(line), &members) != nil {
+		return false
+	}
+	return string(members["Criticality"]) == strconv.Itoa(criticality) && slices.Equal(stringList(members["Signature"]), signatures)
 }
 
 // stringList returns the strings of a JSON list, nil unless every element is

@@ -71,8 +71,9 @@ type Alert struct {
 func MsgID(endpoint string, hash event.Hash) string { return endpoint + ":" + hash.String() }
 
 // Msg makes the alert's message: the line as a SIEM gets it, and headers. The
-// payload has /Event/EdrData and, where the agent's mark stands elsewhere than
-// in /Event/GeneInfo, that one as well.
+// payload has /Event/EdrData and, where /Event/GeneInfo does not say what the
+// alert says (the agent's mark stands elsewhere, or its criticality is out of
+// bounds), that one as well.
 func (a *Alert) Msg() (*nats.Msg, error) {
 	data, err := a.payload(true)
 	if err != nil {
@@ -166,7 +167,7 @@ func (a *Alert) payload(replace bool) ([]byte, error) {
 	if !replace {
 		info.GeneInfo, info.EdrData = event.Span{}, event.Span{}
 	}
-	if geneInfo := (event.Info{GeneInfo: mark.GeneInfo}); a.Origin == OriginAgent && event.AgentMark(line, &geneInfo) == nil {
+	if a.Origin == OriginAgent && !event.GeneInfoSays(line, &mark, a.Signatures, a.Criticality) {
 		line, err = event.WithGeneInfo(line, &info, event.GeneInfo{Signature: a.Signatures, Criticality: a.Criticality, ATTACK: a.ATTACK})
 		if err != nil {
 			return nil, err

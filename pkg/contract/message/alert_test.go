@@ -19,7 +19,7 @@ func TestAlertOfAgent(t *testing.T) {
 		// criticality is what the payload says.
 		criticality int
 	}{
-		"gene info":            {`{"Event":{"GeneInfo":{"Signature":["S"],"Criticality":42}}}`, 42},
+		"gene info":            {`{"Event":{"GeneInfo":{"Signature":["S"],"Criticality":42}}}`, 8},
 		"detection":            {`{"Event":{"Detection":{"Signature":["S"]},"System":{}}}`, 8},
 		"gene info is no mark": {`{"Event":{"GeneInfo" : "text","Detection":{"Signature":["S"]},"EdrData":[1, 2]}}`, 8},
 		"kunai":                {"{\"detection\":{\"rules\":[\"S\"]}\t,\r\"n\":1e400 } ", 8},

@@ -29,6 +29,7 @@ func (s *Service) adminRoutes() []route {
 		s.logRoutes(),
 		s.reportRoutes(),
 		s.commandRoutes(),
+		s.artifactRoutes(),
 	)
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+	"unicode/utf8"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
@@ -111,6 +112,11 @@ func (s *Service) queryLogs(ctx context.Context, q *call, alerts bool) (result, 
 			if req.Limit < 0 {
 				return nil, false, fault.New(fault.Internal, "more events than were asked for")
 			}
+		}
+		// What an endpoint sent is stored as it is; an answer in JSON is UTF-8
+		// (RFC 8259), so bytes that are none are shown as U+FFFD.
+		if !utf8.Valid(lines) {
+			lines = bytes.ToValidUTF8(lines, []byte("\uFFFD"))
 		}
 		return commas(lines), next != "" && (limit < 0 || req.Limit > 0), nil
 	})}, nil

@@ -24,8 +24,10 @@ func (s *Service) agentRoutes() []route {
 	return slices.Concat(
 		[]route{{http.MethodGet, "/key", s.agent(s.getServerKey)}},
 		s.agentRuleRoutes(),
+		s.agentContainerRoutes(),
 		[]route{{http.MethodPost, "/logs", s.agent(s.postLogs)}},
 		s.agentCommandRoutes(),
+		s.agentArtifactRoutes(),
 	)
 }
 

@@ -39,7 +39,6 @@ func (s *Service) agentRuleRoutes() []route {
 		{http.MethodGet, "/rules/sha256", s.agent(func(c *gin.Context, a agent) {
 			s.serveRules(c, a, func(t *rulesText) []byte { return []byte(t.sha256) })
 		})},
-		{http.MethodGet, "/containers", s.agent(func(c *gin.Context, _ agent) { writeText(c.Writer, []byte("[]")) })},
 	}
 }
 

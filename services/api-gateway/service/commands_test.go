@@ -247,7 +247,7 @@ func TestCommandAnswers(t *testing.T) {
 		{"DELETE", "/endpoints/" + none + "/command/" + firstID, "", unknown},
 		{"POST", path, "{nope", nok("invalid character 'n' looking for beginning of object key string")},
 		{"POST", path, "", nok("unexpected end of JSON input")},
-		{"POST", path, `{"command-line":"cmd \"abc"}`, nok("Failed to create command to execute: failed to parse command line: EOF found when expecting closing quote")},
+		{"POST", path, `{"command-line":"cmd \"abc"}`, nok("Failed to create command to execute: failed to parse command line:\u00a0EOF found when expecting closing quote")},
 		{"POST", path, `{"drop-files":["nosuchfile"]}`, nok(`Failed to create command to execute: cannot read drop file "nosuchfile": no such file or directory`)},
 		{"GET", path + "?wait=maybe", "", nok("Failed to parse wait parameter, it must be a boolean")},
 		{"GET", path + "?wait-timeout=soon", "", nok("Failed to parse wait-timeout parameter, it must be a duration from 0 to 1h0m0s")},

@@ -44,6 +44,10 @@ type Config struct {
 	// generated and told once to OnAdminKey.
 	AdminKey   string
 	OnAdminKey func(key string)
+	// Operators are operators of another manager, taken over with the key
+	// they have before the first request is answered. Those that exist are
+	// left alone, and those that have been deleted stay so.
+	Operators []Operator
 	// ServerKey is what agents are answered on GET /key. Without it one is
 	// generated once.
 	ServerKey string
@@ -72,6 +76,9 @@ type Config struct {
 	// must be cheap and safe for concurrent use.
 	Full func() error
 }
+
+// Operator is who may use the admin API, and with which key.
+type Operator struct{ Identifier, Key string }
 
 func (c *Config) setDefaults() {
 	c.MaxInflated = or(c.MaxInflated, DefaultMaxInflated)

@@ -2,10 +2,11 @@
 // the agent API for endpoints, both over HTTP.
 //
 // It owns the streams EVENTS, DEADLETTER and AUDIT and the bucket access. It
-// reads the buckets endpoints and rules, and asks the other services over
-// NATS for everything else. Its Badger store is a view of who may talk to the
-// manager: operators and endpoints with the hashes of their keys. It is held
-// in memory as well, so a request is authorised without leaving the process.
+// reads the buckets endpoints and rules and the object store containers, and
+// asks the other services over NATS for everything else. Its Badger store is a
+// view of who may talk to the manager: operators and endpoints with the hashes
+// of their keys. It is held in memory as well, so a request is authorised
+// without leaving the process.
 //
 // What it guarantees:
 //
@@ -23,5 +24,8 @@
 //     other replicas learn of it through their views, usually within
 //     milliseconds; until then they answer 403, and the agent tries again. A
 //     deleted endpoint is refused in the same way.
+//   - The lines of a container that an agent gets are those of the SHA-256 it
+//     is told. A container that is being replaced may be answered with 503
+//     until the new one has been read.
 //   - Ingest has its own bound of memory and of CPU, apart from polls.
 package gateway

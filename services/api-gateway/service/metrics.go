@@ -23,6 +23,7 @@ type metrics struct {
 	refused  *prometheus.CounterVec
 	letters  *prometheus.CounterVec
 	unaudit  prometheus.Counter
+	hashed   prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, db *badger.DB, endpoints func() int) *metrics {
@@ -46,8 +47,9 @@ func newMetrics(reg prometheus.Registerer, db *badger.DB, endpoints func() int) 
 		letters: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "nightjar",
 			Name: "dead_letters_total", Help: "Dead letters written.", ConstLabels: prometheus.Labels{"service": access.Gateway}}, []string{"reason"}),
 		unaudit: counter("audit_failures_total", "Changes whose record could not be stored in the stream AUDIT and stands in the log instead."),
+		hashed:  counter("containers_read_total", "Containers that were read to compute their hash, once for each revision unless reading fails."),
 	}
-	reg.MustRegister(m.requests, m.duration, m.inflight, m.panics, m.events, m.batches, m.bytes, m.refused, m.letters, m.unaudit,
+	reg.MustRegister(m.requests, m.duration, m.inflight, m.panics, m.events, m.batches, m.bytes, m.refused, m.letters, m.unaudit, m.hashed,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem, Name: "endpoints", Help: "Endpoints that may talk to the manager."},
 			func() float64 { return float64(endpoints()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem, Name: "store_bytes", Help: "Size of the gateway's store on disk."},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
 )
 
@@ -27,6 +28,8 @@ type route struct {
 var parameterForms = map[string]func(string) bool{
 	"uuid":    subject.IsUUID,
 	"command": subject.IsUUID,
+	"pguid":   subject.IsUUID,
+	"ehash":   message.IsEventHash,
 }
 
 // router serves the routes of one API.

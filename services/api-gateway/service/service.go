@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
@@ -36,6 +37,7 @@ type Service struct {
 	operators   *operators
 	seen        *lastSeen
 	rules       *agentRules
+	containers  *agentContainers
 	commands    *commandDesk
 	binds       singleflight.Group
 	pub         *publisher
@@ -49,6 +51,9 @@ type Service struct {
 // Run, which also closes both; a gateway that is never run leaves them open.
 func New(cfg Config) (*Service, error) {
 	cfg.setDefaults()
+	if err := checkOperators(cfg.Operators); err != nil {
+		return nil, fmt.Errorf("%w: import: %w", lifecycle.ErrUsage, err)
+	}
 	s := &Service{cfg: cfg}
 	var undo []func() error
 	fail := func(err error) (*Service, error) {
@@ -72,6 +77,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	s.metrics = newMetrics(cfg.Metrics, s.db, s.credentials.count)
 	s.rules = newAgentRules(s)
+	s.containers = newAgentContainers(s)
 	s.commands = newCommandDesk(s)
 	if s.pub, err = newPublisher(cfg.Bus, cfg.Unacked); err != nil {
 		return fail(err)
@@ -170,6 +176,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	work.Go(func() { failed("view of operators", s.operators.view.Run(inner)) })
 	work.Go(func() { failed("view of endpoints", s.credentials.view.Run(inner)) })
 	work.Go(func() { s.rules.run(inner) })
+	work.Go(func() { s.containers.run(inner) })
 	work.Go(func() { s.commands.pending.run(inner) })
 	work.Go(func() { s.seen.run(inner) })
 	work.Go(func() { store.CollectGarbage(inner, s.db, garbageInterval) })
@@ -217,6 +224,10 @@ func (s *Service) boot(ctx context.Context, kv jetstream.KeyValue) error {
 	}
 	writing, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
+	// First, as without any operator one is made.
+	if err := s.operators.takeOver(writing, kv, s.cfg.Operators); err != nil {
+		return err
+	}
 	if err := s.operators.bootstrap(writing, kv, s.cfg.AdminKey, s.cfg.ServerKey, s.cfg.OnAdminKey); err != nil {
 		return err
 	}

@@ -12,6 +12,10 @@
 // catches up with the bucket, so it reflects every change acknowledged before
 // it, whichever replica made it.
 //
+// Endpoints of another manager may be imported at start. What tells such an
+// endpoint that was deleted from one that is new is the mark of the deletion,
+// which the bucket keeps: marks must not be purged from it.
+//
 // The view is kept in Badger, and an index of it in memory that changes only
 // after a commit. Both can be thrown away: the bucket has everything.
 package registry

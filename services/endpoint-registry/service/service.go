@@ -15,6 +15,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
@@ -49,8 +50,12 @@ type Service struct {
 }
 
 // New opens the service's store in cfg.DataDir and reads it. It neither waits
-// for NATS nor writes to it.
+// for NATS nor writes to it. An error that wraps lifecycle.ErrUsage is one of
+// cfg.
 func New(cfg Config) (*Service, error) {
+	if err := checkImport(cfg.Import); err != nil {
+		return nil, fmt.Errorf("%w: import: %w", lifecycle.ErrUsage, err)
+	}
 	db, err := store.Open(store.Options{Dir: cfg.DataDir, Sync: cfg.Sync, Log: cfg.Log})
 	if err != nil {
 		return nil, err
@@ -71,8 +76,8 @@ func New(cfg Config) (*Service, error) {
 	return s, nil
 }
 
-// Run makes sure of the bucket, catches up with it and answers requests until
-// ctx ends. Then it finishes those in hand, closes the store and returns nil.
+// Run makes sure of the bucket, catches up with it, takes over cfg.Import and
+// answers requests until ctx ends. Then it finishes those in hand, closes the store and returns nil.
 // An error means that the service could not do its work.
 func (s *Service) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, s.db.Close()) }()
@@ -108,6 +113,12 @@ func (s *Service) serve(ctx, work context.Context) error {
 	case starting.Err() != nil:
 		return nil
 	case err != nil:
+		return err
+	}
+	if err := s.takeOver(starting); err != nil {
+		if starting.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	svc, err := bus.Serve(work, s.cfg.Bus, access.Registry, version, parallel, requestTimeout, s.metrics.observe)

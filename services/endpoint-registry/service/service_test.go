@@ -43,10 +43,22 @@ func start(t *testing.T, srv *natstest.Server, dir string) *replica {
 
 func startOn(t *testing.T, b *bus.Bus, dir string) *replica {
 	t.Helper()
-	reg := prometheus.NewRegistry()
-	s, err := registry.New(registry.Config{Env: lifecycle.Env{
-		Bus: b, Log: lifecycle.Discard(), Metrics: reg, DataDir: dir, Sync: false, Replicas: 1,
+	return startWith(t, registry.Config{Env: lifecycle.Env{
+		Bus: b, Log: lifecycle.Discard(), Metrics: prometheus.NewRegistry(), DataDir: dir, Sync: false, Replicas: 1,
 	}})
+}
+
+func startWith(t *testing.T, cfg registry.Config) *replica {
+	t.Helper()
+	r := launchWith(t, cfg)
+	r.await(t)
+	return r
+}
+
+// launchWith runs a service without waiting for it.
+func launchWith(t *testing.T, cfg registry.Config) *replica {
+	t.Helper()
+	s, err := registry.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,8 +77,12 @@ func startOn(t *testing.T, b *bus.Bus, dir string) *replica {
 		}
 	})
 	t.Cleanup(stop)
-	eventually(t, "ready", func() bool { return s.Ready() == nil })
-	return &replica{Service: s, metrics: reg, stop: stop}
+	return &replica{Service: s, metrics: cfg.Metrics.(*prometheus.Registry), stop: stop}
+}
+
+func (r *replica) await(t *testing.T) {
+	t.Helper()
+	eventually(t, "ready", func() bool { return r.Ready() == nil })
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {

@@ -79,4 +79,11 @@ func TestAccess(t *testing.T) {
 	r.settle()
 	equal(t, "after a restart", r.ask(message.LogsRequest{Endpoint: one}), append(want, line(noon.Add(1), 2)))
 	equal(t, "alerts", r.ask(message.LogsRequest{Endpoint: one, Alerts: true}), want)
+	r.put(artifactOf(one, "file").Object(), "content")
+	if list, _ := r.listed(one); names(list) != "file" {
+		t.Errorf("artifacts %q", names(list))
+	}
+	if _, err := r.svc.artifacts.tidy(t.Context()); err != nil {
+		t.Errorf("tidy: %v", err)
+	}
 }

@@ -1,9 +1,9 @@
 // Package ingest is the service log-ingest: what happened on the endpoints.
 //
-// It owns no stream. It reads the streams EVENTS and ALERTS and folds them
-// into its own Badger store, each through a view: chunks of lines by endpoint
-// and event time, see internal/logstore. A replica owns all partitions of
-// endpoints or some of them, for the life of its store.
+// It owns the object store artifacts and no stream. It reads the streams EVENTS
+// and ALERTS and folds them into its own Badger store, each through a view:
+// chunks of lines by endpoint and event time, see internal/logstore. A replica
+// owns all partitions of endpoints or some of them, for the life of its store.
 //
 // It answers message.LogsQuery on edr.logs.<partition>.query for the
 // partitions it owns: pages of an endpoint's events or alerts in the order of
@@ -11,6 +11,11 @@
 // that is also an alert is shown with its detection. Events late, early or
 // out of order are all found, in memory that does not depend on how many
 // there are.
+//
+// It answers message.ArtifactsList with the files in the object store, from an
+// index over their descriptions that every replica has all of. What is stored
+// when it is asked is listed. Content that never became a file is removed after
+// a day.
 //
 // It guarantees that each event is stored once, in whatever batches and
 // however much later within the retention an endpoint repeats it; that what

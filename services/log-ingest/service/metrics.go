@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
@@ -63,15 +64,18 @@ func newMetrics(reg prometheus.Registerer, db *badger.DB) *metrics {
 const querySubject = "edr.logs.*.query"
 
 // observe notes an answered request.
-func (m *metrics) observe(_ string, took time.Duration, err error) {
+func (m *metrics) observe(on string, took time.Duration, err error) {
+	if on != message.ArtifactsList {
+		on = querySubject
+	}
 	code := "ok"
 	if err != nil {
 		kind := fault.From(err).Kind
 		code = string(kind)
 		if kind == fault.Internal || kind == fault.Unavailable {
-			m.errors.WithLabelValues(querySubject).Inc()
+			m.errors.WithLabelValues(on).Inc()
 		}
 	}
-	m.requests.WithLabelValues(querySubject, code).Inc()
-	m.duration.WithLabelValues(querySubject).Observe(took.Seconds())
+	m.requests.WithLabelValues(on, code).Inc()
+	m.duration.WithLabelValues(on).Observe(took.Seconds())
 }

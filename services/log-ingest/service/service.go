@@ -37,6 +37,7 @@ type Service struct {
 	own            partitionSet
 	db             *badger.DB
 	events, alerts *view.View
+	artifacts      *artifactIndex
 	reader         *logstore.Reader
 	metrics        *metrics
 	// answering is set while the service is announced.
@@ -72,6 +73,9 @@ func New(cfg Config) (*Service, error) {
 			Name: "alerts", Stream: stream.Alerts, DB: s.db, JS: cfg.Bus.JS, Log: cfg.Log, Metrics: s.metrics.views, Fold: alerts.fold,
 		})
 	}
+	if err == nil {
+		s.artifacts, err = newArtifactIndex(&s.cfg, s.db, s.metrics.views)
+	}
 	if err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}
@@ -84,7 +88,7 @@ func (s *Service) Ready() error {
 	for _, v := range []struct {
 		name string
 		view *view.View
-	}{{"events", s.events}, {"alerts", s.alerts}} {
+	}{{"events", s.events}, {"alerts", s.alerts}, {"artifacts", s.artifacts.view}} {
 		if err := v.view.Err(); err != nil {
 			return err
 		}
@@ -107,11 +111,19 @@ func (s *Service) Run(ctx context.Context) (err error) {
 			err = errors.Join(err, fmt.Errorf("close store: %w", cerr))
 		}
 	}()
+	if err := s.artifacts.ensure(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
 	viewsCtx, stopViews := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopViews()
 	g, failed := errgroup.WithContext(viewsCtx)
 	g.Go(func() error { return s.events.Run(failed) })
 	g.Go(func() error { return s.alerts.Run(failed) })
+	g.Go(func() error { return s.artifacts.view.Run(failed) })
+	g.Go(func() error { s.artifacts.tidyUp(failed); return nil })
 	g.Go(func() error { store.CollectGarbage(failed, s.db, gcInterval); return nil })
 	g.Go(func() error { s.sweep(failed); return nil })
 	running, cancel := context.WithCancel(ctx)
@@ -155,7 +167,7 @@ func (s *Service) sweep(ctx context.Context) {
 // answer announces the service once it has caught up. It returns nil, nil
 // when ctx ends before.
 func (s *Service) answer(ctx context.Context) (*bus.Service, error) {
-	for _, v := range []*view.View{s.events, s.alerts} {
+	for _, v := range []*view.View{s.events, s.alerts, s.artifacts.view} {
 		if err := v.WaitReady(ctx); err != nil {
 			if errors.Is(err, view.ErrGap) {
 				continue // what is stored can still be asked for
@@ -179,6 +191,9 @@ func (s *Service) answer(ctx context.Context) (*bus.Service, error) {
 		if err := svc.Handle(subj, s.query); err != nil {
 			return svc, err
 		}
+	}
+	if err := svc.Handle(message.ArtifactsList, bus.JSON(s.artifacts.list)); err != nil {
+		return svc, err
 	}
 	// Ready means that requests find us, so the server must know by then. A
 	// connection that is lost announces us again when it is back.

@@ -24,6 +24,11 @@ type Config struct {
 	// ContainersDir is a folder of container files that is imported at start;
 	// empty for none.
 	ContainersDir string
+	// OtherRulesDir and OtherContainersDir are folders of another manager,
+	// imported at start beside RulesDir and ContainersDir, whose rules and
+	// containers are preferred where both have one of a name. A folder that
+	// does not exist counts as empty.
+	OtherRulesDir, OtherContainersDir string
 	// SIEMs are the names of the SIEMs; each gets a durable consumer of that
 	// name on the stream ALERTS.
 	SIEMs []string

@@ -48,7 +48,7 @@ func readContainerFolder(dir string) (map[string][]string, error) {
 	return containers, nil
 }
 
-// importContainers stores the containers of the folder that differ from those
+// importContainers stores the containers of the folders that differ from those
 // stored.
 func (s *Service) importContainers(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(s.containerFiles)) {

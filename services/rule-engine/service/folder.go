@@ -16,9 +16,10 @@ import (
 	"github.com/nightjar-edr/nightjar/services/rule-engine/internal/rules"
 )
 
-// ruleFolder is what a folder of rule files holds.
+// ruleFolder is what folders of rule files hold.
 type ruleFolder struct {
-	list []*rules.Rule
+	dirs []string
+	list []*rules.Rule // sorted by name
 }
 
 // importSummary tells what an import did.
@@ -65,7 +66,7 @@ func parseRuleFolder(dir string) (*ruleFolder, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &ruleFolder{}
+	f := &ruleFolder{dirs: []string{dir}}
 	fileOf := map[string]string{}
 	for _, path := range ruleFiles {
 		name := relative(dir, path)

@@ -269,8 +269,8 @@ func (s *Service) agent(ctx context.Context, q message.RulesAgentRequest) (reply
 	return message.RulesAgentReply{Text: message.Compress(nil, part), SHA256: t.sha256, Size: len(t.text), Revision: cur.revision}, nil
 }
 
-// importRules takes over what is new or changed in the folder of rules since it
-// was last imported.
+// importRules takes over what is new or changed in the folders of rules since
+// they were last imported.
 func (s *Service) importRules(ctx context.Context) error {
 	if s.imported == nil {
 		return nil
@@ -279,16 +279,16 @@ func (s *Service) importRules(ctx context.Context) error {
 	_, err := s.change(ctx, "rules-dir", func(rec *record) (bool, error) {
 		sum = s.imported.mergeInto(rec)
 		if len(rec.Live) > rules.MaxRules {
-			return false, fmt.Errorf("rules-dir %s: %w: more than %d rules", s.cfg.RulesDir, rules.ErrTooLarge, rules.MaxRules)
+			return false, fmt.Errorf("rules-dir %s: %w: more than %d rules", strings.Join(s.imported.dirs, ", "), rules.ErrTooLarge, rules.MaxRules)
 		}
 		return sum.added+sum.updated > 0, nil
 	})
 	if err != nil {
 		return err
 	}
-	s.cfg.Log.Info("rules folder imported", "dir", s.cfg.RulesDir, "added", sum.added, "updated", sum.updated, "unchanged", sum.unchanged)
+	s.cfg.Log.Info("rules folder imported", "dirs", s.imported.dirs, "added", sum.added, "updated", sum.updated, "unchanged", sum.unchanged)
 	if len(sum.gone) > 0 {
-		s.cfg.Log.Info("rules imported before are no longer in the folder and stay", "dir", s.cfg.RulesDir, "rules", sum.gone)
+		s.cfg.Log.Info("rules imported before are no longer in the folder and stay", "dirs", s.imported.dirs, "rules", sum.gone)
 	}
 	return nil
 }

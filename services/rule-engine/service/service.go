@@ -40,9 +40,9 @@ type Service struct {
 	raisedFold *view.View
 	published  published
 
-	// imported is what the folder of rules holds, nil without one.
+	// imported is what the folders of rules hold, nil without one.
 	imported *ruleFolder
-	// containerFiles are the containers of the folder, nil without one.
+	// containerFiles are the containers of the folders, nil without one.
 	containerFiles map[string][]string
 
 	kv      jetstream.KeyValue
@@ -63,16 +63,9 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{cfg: cfg}
-	var err error
-	if cfg.RulesDir != "" {
-		if s.imported, err = readRuleFolder(cfg.RulesDir); err != nil {
-			return nil, err
-		}
-	}
-	if cfg.ContainersDir != "" {
-		if s.containerFiles, err = readContainerFolder(cfg.ContainersDir); err != nil {
-			return nil, err
-		}
+	err := s.readFolders()
+	if err != nil {
+		return nil, err
 	}
 	if s.rules, err = newRuleSet(cfg.Log); err != nil {
 		return nil, fmt.Errorf("rule-engine: %w", err)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 )
@@ -26,6 +27,10 @@ const (
 	// the server take from it, too, and what finds no room is dropped, to come
 	// again only after ackWait.
 	pullMessages = 128
+	// maxOutstanding bounds the alerts that wait for their acknowledgement. A
+	// worker waits for room: each alert is a write to stable storage, and
+	// batches can bring them faster than these are done.
+	maxOutstanding = 512
 	// fresh is the age up to which a batch counts as caught up with.
 	fresh = 10 * time.Second
 )
@@ -36,6 +41,8 @@ type walk struct {
 	jobs chan jetstream.Msg
 	// settling are batches whose alerts are on their way.
 	settling sync.WaitGroup
+	// room is what is left of maxOutstanding.
+	room *semaphore.Weighted
 	// suspects serialises batches that were delivered before, so that one that
 	// kills the process is told from those that died with it.
 	suspects sync.Mutex
@@ -54,7 +61,7 @@ type walk struct {
 }
 
 func newWalk(s *Service) *walk {
-	w := &walk{s: s, jobs: make(chan jetstream.Msg), inHand: make(map[jetstream.Msg]struct{})}
+	w := &walk{s: s, jobs: make(chan jetstream.Msg), room: semaphore.NewWeighted(maxOutstanding), inHand: make(map[jetstream.Msg]struct{})}
 	w.stopped, w.stop = context.WithCancel(context.Background())
 	return w
 }

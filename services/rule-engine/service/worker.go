@@ -68,12 +68,19 @@ func (wk *worker) batch(ctx context.Context, m jetstream.Msg) {
 		wk.w.retry(m, meta, err)
 		return
 	}
+	room := min(int64(len(out.alerts)), maxOutstanding)
+	if err := wk.w.room.Acquire(ctx, room); err != nil {
+		wk.w.retry(m, meta, err)
+		return
+	}
 	futures, err := wk.publish(ctx, out)
 	if err != nil {
+		wk.w.room.Release(room)
 		wk.w.retry(m, meta, err)
 		return
 	}
 	wk.w.settling.Go(func() {
+		defer wk.w.room.Release(room)
 		if err := wk.w.settle(out, futures); err != nil {
 			wk.w.retry(m, meta, err)
 			return

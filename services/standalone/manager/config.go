@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,6 +33,8 @@ type Config struct {
 	RulesDir string
 	// ContainersDir is a folder of container files to import.
 	ContainersDir string
+	// ImportWHIDS is the configuration file of a WHIDS manager to take over.
+	ImportWHIDS string
 	// DropDir is the only folder from which drop-files are read.
 	DropDir string
 	// How long events and alerts are kept; 0 for ever.
@@ -61,6 +64,7 @@ func AddFlags(fs *flag.FlagSet) *Config {
 	fs.StringVar(&c.ServerKey, "server-key", "", "what GET /key answers; generated when not given")
 	fs.StringVar(&c.RulesDir, "rules-dir", "", "folder of rules (.gen, .gene; gene v1 or v2) and templates (.toml, .tpl), imported at start")
 	fs.StringVar(&c.ContainersDir, "containers-dir", "", "folder of container files, imported at start; a container's name is its file's up to the first dot")
+	fs.StringVar(&c.ImportWHIDS, "import-whids", "", "a WHIDS manager's configuration file, taken over at start: endpoints and operators with their keys, the server key, rules and containers")
 	fs.StringVar(&c.DropDir, "drop-dir", "", "the only folder from which drop-files may be read (default <data-dir>/drop)")
 	fs.Var(&c.RetentionEvents, "retention-events", "how long events are kept; 0 for ever")
 	fs.Var(&c.RetentionAlerts, "retention-alerts", "how long alerts are kept; 0 for ever")
@@ -88,6 +92,25 @@ func (c *Config) siems() ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// checkAddresses returns an error for an address that can never be listened on.
+func (c *Config) checkAddresses() error {
+	for _, a := range []struct{ flag, addr string }{
+		{"admin-addr", c.AdminAddr}, {"agent-addr", c.AgentAddr}, {"nats-addr", c.NATSAddr}, {"ops-addr", c.OpsAddr},
+	} {
+		if a.flag == "nats-addr" && a.addr == "off" {
+			continue
+		}
+		_, port, err := net.SplitHostPort(a.addr)
+		if err == nil {
+			_, err = strconv.ParseUint(port, 10, 16)
+		}
+		if err != nil {
+			return fmt.Errorf("%s %q: want HOST:PORT: %w", a.flag, a.addr, err)
+		}
+	}
+	return nil
 }
 
 // hosts returns the names that an automatic certificate is for.

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,11 +27,13 @@ import (
 	"github.com/nightjar-edr/nightjar/services/standalone/internal/certs"
 	"github.com/nightjar-edr/nightjar/services/standalone/internal/diskuse"
 	"github.com/nightjar-edr/nightjar/services/standalone/internal/natsd"
+	"github.com/nightjar-edr/nightjar/services/standalone/internal/whids"
 )
 
 // Manager is Nightjar in one process.
 type Manager struct {
 	cfg      Config
+	whids    whids.Config
 	lock     *flock.Flock
 	nats     *natsd.Server
 	buses    []*bus.Bus
@@ -53,6 +56,12 @@ func New(cfg Config) (_ *Manager, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", lifecycle.ErrUsage, err)
 	}
+	if err := m.readWHIDS(); err != nil {
+		return nil, err
+	}
+	if err := cfg.checkAddresses(); err != nil {
+		return nil, fmt.Errorf("%w: %w", lifecycle.ErrUsage, err)
+	}
 	if err := m.takeFolder(); err != nil {
 		return nil, err
 	}
@@ -71,6 +80,7 @@ func New(cfg Config) (_ *Manager, err error) {
 	if m.ops, err = ops.Listen(cfg.OpsAddr, cfg.Log); err != nil {
 		return nil, err
 	}
+	m.ops.Check("max-store", m.guard.Full)
 	if err := m.startNATS(siems); err != nil {
 		return nil, err
 	}
@@ -152,10 +162,11 @@ func (m *Manager) build(siems []string) error {
 		build func(lifecycle.Env) (lifecycle.Component, error)
 	}{
 		{access.Registry, func(e lifecycle.Env) (lifecycle.Component, error) {
-			return registry.New(registry.Config{Env: e})
+			return registry.New(registry.Config{Env: e, Import: m.importedEndpoints()})
 		}},
 		{access.Rules, func(e lifecycle.Env) (lifecycle.Component, error) {
-			return ruleengine.New(ruleengine.Config{Env: e, RulesDir: m.cfg.RulesDir, ContainersDir: m.cfg.ContainersDir, SIEMs: siems, RetentionAlerts: alerts})
+			return ruleengine.New(ruleengine.Config{Env: e, RulesDir: m.cfg.RulesDir, ContainersDir: m.cfg.ContainersDir,
+				OtherRulesDir: m.whids.RulesDir, OtherContainersDir: m.whids.ContainersDir, SIEMs: siems, RetentionAlerts: alerts})
 		}},
 		{access.Ingest, func(e lifecycle.Env) (lifecycle.Component, error) {
 			return ingest.New(ingest.Config{Env: e, RetentionEvents: events, RetentionAlerts: alerts})
@@ -168,7 +179,7 @@ func (m *Manager) build(siems []string) error {
 		}},
 		{access.Gateway, func(e lifecycle.Env) (lifecycle.Component, error) {
 			cfg := gateway.Config{Env: e, AdminAddr: m.cfg.AdminAddr, AgentAddr: m.cfg.AgentAddr,
-				AdminKey: m.cfg.AdminKey, ServerKey: m.cfg.ServerKey,
+				AdminKey: m.cfg.AdminKey, ServerKey: cmp.Or(m.cfg.ServerKey, m.whids.ServerKey), Operators: m.importedOperators(),
 				Events: stream.Limits{MaxAge: events}, DeadLetters: stream.Limits{MaxAge: events}, Audit: stream.Limits{MaxAge: alerts},
 				Full: m.guard.Full, OnAdminKey: m.announceKey, DropDir: m.dropDir()}
 			if m.cert != nil {

@@ -87,7 +87,7 @@ func TestParse(t *testing.T) {
 		`{"timeout":-1}`:            "timeout: must not be negative",
 		`{"timeout":"-1s"}`:         "timeout: must not be negative",
 		`{"command-line":1}`:        "json: cannot unmarshal number into Go struct field CommandAPI.command-line of type string",
-		`{"command-line":"a \"b"}`:  "Failed to create command to execute: failed to parse command line: EOF found when expecting closing quote",
+		`{"command-line":"a \"b"}`:  "Failed to create command to execute: failed to parse command line:\u00a0EOF found when expecting closing quote",
 		`{"fetch-files":"one.txt"}`: "json: cannot unmarshal string into Go struct field CommandAPI.fetch-files of type []string",
 	} {
 		if _, q, err := Parse([]byte(body)); err == nil || err.Error() != want {

@@ -93,7 +93,7 @@ func Parse(body []byte) (*CommandAPI, *message.CommandQueueRequest, error) {
 	}
 	words, err := shlex.Split(api.CommandLine)
 	if err != nil {
-		return nil, nil, fault.New(fault.Invalid, "Failed to create command to execute: failed to parse command line: %v", err)
+		return nil, nil, fault.New(fault.Invalid, "Failed to create command to execute: failed to parse command line:\u00a0%v", err)
 	}
 	q := &message.CommandQueueRequest{Fetch: api.FetchFiles, Timeout: time.Duration(api.Timeout)}
 	if len(words) > 0 {

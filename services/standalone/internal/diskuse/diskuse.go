@@ -21,10 +21,11 @@ type Guard struct {
 }
 
 // NewGuard returns a guard that reports ErrFull a margin before limit bytes
-// are used: a tenth of the limit, at most 256 MiB, for what is in flight
-// between two looks. A limit of 0 is none.
+// are used: a fifth of the limit, at most 512 MiB, for what is in flight
+// between two looks and for stores that rewrite files before they delete the
+// old ones. A limit of 0 is none.
 func NewGuard(dir string, limit int64) *Guard {
-	return &Guard{dir: dir, limit: limit, stop: limit - min(limit/10, 256<<20)}
+	return &Guard{dir: dir, limit: limit, stop: limit - min(limit/5, 512<<20)}
 }
 
 // Measure looks once.
@@ -37,15 +38,27 @@ func (g *Guard) Measure() error {
 	return nil
 }
 
-// Run looks every second until ctx ends. report is told of errors.
+// fastest is how many bytes a second the stores are taken to grow at most.
+const fastest = 200 << 20
+
+// interval returns how long nobody needs to look: the less room there is, the
+// shorter. A full store is looked at every second, to see that it is not.
+func (g *Guard) interval() time.Duration {
+	room := g.stop - g.used.Load()
+	if g.limit <= 0 || room <= 0 {
+		return time.Second
+	}
+	return min(5*time.Second, max(50*time.Millisecond, time.Duration(float64(room)/fastest*float64(time.Second))))
+}
+
+// Run looks again and again until ctx ends, the more often the less room there
+// is. report is told of errors.
 func (g *Guard) Run(ctx context.Context, report func(error)) {
-	t := time.NewTicker(time.Second)
-	defer t.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.C:
+		case <-time.After(g.interval()):
 			if err := g.Measure(); err != nil {
 				report(err)
 			}

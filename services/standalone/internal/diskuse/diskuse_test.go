@@ -90,12 +90,12 @@ func TestSparse(t *testing.T) {
 	}
 }
 
-// Guard is full before the limit is reached, by a tenth of it or 256 MiB.
+// Guard is full before the limit is reached, by a fifth of it or 512 MiB.
 func TestGuard(t *testing.T) {
 	dir := t.TempDir()
 	fill(t, filepath.Join(dir, "file"))
 	used := of(t, dir)
-	const margin = 256 << 20
+	const margin = 512 << 20
 	for _, tc := range []struct {
 		name  string
 		limit int64
@@ -104,9 +104,9 @@ func TestGuard(t *testing.T) {
 		{"no limit", 0, false},
 		{"beyond", used / 2, true},
 		{"at the limit", used, true},
-		{"within a tenth", used + used/20, true},
-		{"a tenth and more away", used + used/8, false},
-		{"far away, but within 256 MiB", used + margin, false},
+		{"within a fifth", used + used/10, true},
+		{"a fifth and more away", used + used/3, false},
+		{"far away, but within 512 MiB", used + margin, false},
 		{"very far away", 1 << 50, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

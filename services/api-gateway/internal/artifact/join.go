@@ -1,0 +1,115 @@
+package artifact
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+)
+
+// join makes a file of its parts, if all are there, and removes them. While it
+// does so for one of a file's uploads, others of the file wait for it. A client
+// that goes away does not end it.
+func (s *Store) join(ctx context.Context, id message.ArtifactID, total int) error {
+	done := s.joins.DoChan(id.Part(0, total), func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), uploadTimeout)
+		defer cancel()
+		return nil, s.joinParts(ctx, id, total)
+	})
+	select {
+	case r := <-done:
+		return r.Err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: join: %w", ErrStore, ctx.Err())
+	}
+}
+
+func (s *Store) joinParts(ctx context.Context, id message.ArtifactID, total int) error {
+	parts := make([]*jetstream.ObjectInfo, total)
+	size := uint64(0)
+	// Agents send the last part last, so mostly it alone is looked for.
+	for n := total; n > 0; n-- {
+		info, err := s.objects.GetInfo(ctx, id.Part(n, total))
+		if errors.Is(err, jetstream.ErrObjectNotFound) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("%w: look up a part: %w", ErrStore, err)
+		}
+		parts[n-1] = info
+		size += info.Size
+	}
+	var err error
+	if size > MaxJoined {
+		err = fault.New(fault.TooLarge, "file is larger than %d bytes", int64(MaxJoined))
+	} else {
+		err = s.joinAs(ctx, parts, id.Object())
+	}
+	if err != nil && !fault.Is(err, fault.TooLarge) && !fault.Is(err, fault.Conflict) {
+		return err
+	}
+	for _, p := range parts {
+		// The description goes first: a part that is there is complete.
+		s.purge(ctx, metaSubject(p.Name))
+		s.purge(ctx, chunkPrefix+p.NUID)
+	}
+	return err
+}
+
+func (s *Store) joinAs(ctx context.Context, parts []*jetstream.ObjectInfo, name string) error {
+	r := &joined{ctx: ctx, store: s, parts: parts}
+	defer r.close()
+	d, err := s.write(ctx, r)
+	if err != nil {
+		if !errors.Is(err, ErrStore) {
+			err = fmt.Errorf("%w: read a part: %w", ErrStore, err)
+		}
+		return err
+	}
+	defer s.discard(ctx, d)
+	return s.name(ctx, d, name)
+}
+
+// joined reads objects one after the other.
+type joined struct {
+	ctx   context.Context
+	store *Store
+	parts []*jetstream.ObjectInfo
+	open  io.ReadCloser
+}
+
+// Read implements io.Reader.
+func (j *joined) Read(p []byte) (int, error) {
+	for {
+		if j.open == nil {
+			if len(j.parts) == 0 {
+				return 0, io.EOF
+			}
+			r, _, err := j.store.get(j.ctx, j.parts[0].Name)
+			if err != nil {
+				return 0, fmt.Errorf("%w: %w", ErrStore, errors.New(err.Error()))
+			}
+			j.open, j.parts = r, j.parts[1:]
+		}
+		n, err := j.open.Read(p)
+		if err == io.EOF {
+			j.close()
+			if n == 0 {
+				continue
+			}
+			err = nil
+		}
+		return n, err
+	}
+}
+
+func (j *joined) close() {
+	if j.open != nil {
+		_ = j.open.Close()
+		j.open = nil
+	}
+}

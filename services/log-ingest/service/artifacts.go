@@ -1,0 +1,286 @@
+package ingest
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nightjar-edr/nightjar/pkg/bus"
+	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/view"
+)
+
+const (
+	// prefixArtifact begins the keys of artifacts, which go on with the name
+	// of the artifact's object. It differs from all prefixes of logstore.
+	prefixArtifact = "f/"
+	artifactStream = "OBJ_" + stream.Artifacts
+	// Subjects of an object store: the chunks of an object, and its
+	// description.
+	artifactChunks = "$O." + stream.Artifacts + ".C."
+	artifactMetas  = "$O." + stream.Artifacts + ".M."
+	// artifactPage is how many artifacts a page of a list holds.
+	artifactPage = 2000
+	// artifactPoll is how often a list that waits for the index looks again
+	// what it waits for.
+	artifactPoll = 50 * time.Millisecond
+	// remainsAge is the age from which parts of a file that was never
+	// completed are removed. No upload takes so long.
+	remainsAge   = 24 * time.Hour
+	tidyInterval = 6 * time.Hour
+)
+
+// artifactIndex is the index over the files in the object store artifacts,
+// folded from their descriptions. Every replica has all of it.
+type artifactIndex struct {
+	db        *badger.DB
+	bus       *bus.Bus
+	log       *slog.Logger
+	view      *view.View
+	retention time.Duration
+	replicas  int
+	now       func() time.Time
+
+	// objects and stream are set by ensure.
+	objects jetstream.ObjectStore
+	stream  jetstream.Stream
+}
+
+func newArtifactIndex(cfg *Config, db *badger.DB, m *view.Metrics) (*artifactIndex, error) {
+	x := &artifactIndex{db: db, bus: cfg.Bus, log: cfg.Log, retention: cfg.RetentionAlerts, replicas: cfg.Replicas, now: time.Now}
+	var err error
+	x.view, err = view.New(view.Config{
+		Name: "artifacts", Stream: artifactStream, Filters: []string{artifactMetas + ">"}, Compacted: true,
+		DB: db, JS: cfg.Bus.JS, Log: cfg.Log, Metrics: m, Fold: x.fold,
+	})
+	return x, err
+}
+
+// ensure makes the object store, which this service owns.
+func (x *artifactIndex) ensure(ctx context.Context) error {
+	var err error
+	if x.objects, err = stream.EnsureObjects(ctx, x.bus.JS, stream.Artifacts, stream.Limits{MaxAge: x.retention, Replicas: x.replicas}); err != nil {
+		return err
+	}
+	if x.stream, err = x.bus.JS.Stream(ctx, artifactStream); err != nil {
+		return fmt.Errorf("stream %s: %w", artifactStream, err)
+	}
+	return nil
+}
+
+// fold is a view.Fold. Parts of files are passed over.
+func (x *artifactIndex) fold(txn *badger.Txn, msgs []view.Msg) (func(), error) {
+	for i := range msgs {
+		m := &msgs[i]
+		name, err := base64.URLEncoding.DecodeString(strings.TrimPrefix(m.Subject, artifactMetas))
+		if err != nil {
+			x.log.Error("description of an artifact passed over", "subject", m.Subject, "sequence", m.Seq, "error", err)
+			continue
+		}
+		id, err := message.ParseArtifactObject(string(name))
+		if err != nil {
+			continue
+		}
+		key := []byte(prefixArtifact + id.Object())
+		var info jetstream.ObjectInfo
+		if !m.Deleted() {
+			if err := json.Unmarshal(m.Data, &info); err != nil {
+				x.log.Error("description of an artifact passed over", "subject", m.Subject, "sequence", m.Seq, "error", err)
+				continue
+			}
+		}
+		end := m.Time.Add(x.retention)
+		if m.Deleted() || info.Deleted || x.retention > 0 && !end.After(x.now()) {
+			if err := txn.Delete(key); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		value, err := json.Marshal(message.Artifact{ArtifactID: id, Size: info.Size, SHA256: info.Metadata[message.ArtifactSHA256], Time: m.Time.UTC()})
+		if err != nil {
+			return nil, fmt.Errorf("encode artifact: %w", err)
+		}
+		entry := badger.NewEntry(key, value)
+		if x.retention > 0 {
+			entry.ExpiresAt = uint64(max(1, end.Unix()+1))
+		}
+		if err := txn.SetEntry(entry); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+// list answers message.ArtifactsList with what was in the object store when it
+// was asked, or later.
+func (x *artifactIndex) list(ctx context.Context, q message.ArtifactsListRequest) (message.ArtifactsListReply, error) {
+	reply := message.ArtifactsListReply{Artifacts: []message.Artifact{}}
+	if !subject.IsUUID(q.Endpoint) {
+		return reply, fault.New(fault.Invalid, "endpoint is not a UUID")
+	}
+	if q.After != "" {
+		if id, err := message.ParseArtifactObject(q.After); err != nil || id.Endpoint != q.Endpoint {
+			return reply, fault.New(fault.Invalid, "after is no artifact of the endpoint")
+		}
+	}
+	if err := x.current(ctx); err != nil {
+		return reply, err
+	}
+	err := x.db.View(func(txn *badger.Txn) error {
+		prefix := []byte(prefixArtifact + q.Endpoint + "/")
+		it := txn.NewIterator(badger.IteratorOptions{PrefetchValues: true, PrefetchSize: 100, Prefix: prefix})
+		defer it.Close()
+		from := prefix
+		if q.After != "" {
+			from = []byte(prefixArtifact + q.After + "\x00")
+		}
+		for it.Seek(from); it.Valid(); it.Next() {
+			if n := len(reply.Artifacts); n == artifactPage {
+				reply.Next = reply.Artifacts[n-1].Object()
+				return nil
+			}
+			var a message.Artifact
+			if err := it.Item().Value(func(v []byte) error { return json.Unmarshal(v, &a) }); err != nil {
+				return fmt.Errorf("artifact %q: %w", it.Item().Key(), err)
+			}
+			reply.Artifacts = append(reply.Artifacts, a)
+		}
+		return nil
+	})
+	return reply, err
+}
+
+// current waits until the index has what the object store has now.
+func (x *artifactIndex) current(ctx context.Context) error {
+	for {
+		// The last description may be one of a part that is removed before
+		// the view gets it, so it is asked for anew.
+		last, err := x.last(ctx)
+		if err != nil {
+			return fault.New(fault.Unavailable, "artifacts cannot be listed: %v", err)
+		}
+		waiting, cancel := context.WithTimeout(ctx, artifactPoll)
+		err = x.view.Wait(waiting, last)
+		cancel()
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return fault.New(fault.Unavailable, "artifacts cannot be listed: the index is behind")
+		case !errors.Is(err, context.DeadlineExceeded):
+			return fault.New(fault.Unavailable, "artifacts cannot be listed: %v", err)
+		}
+	}
+}
+
+// last returns the sequence of the newest description, 0 when there is none.
+func (x *artifactIndex) last(ctx context.Context) (uint64, error) {
+	// The client asks with the subject as part of the request's own, which
+	// no wildcard can be.
+	m, err := x.bus.NC.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+artifactStream, []byte(`{"last_by_subj":"`+artifactMetas+`>"}`))
+	if err != nil {
+		return 0, err
+	}
+	var reply struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Seq uint64 `json:"seq"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(m.Data, &reply); err != nil {
+		return 0, err
+	}
+	if reply.Error != nil {
+		if reply.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
+			return 0, nil
+		}
+		return 0, reply.Error
+	}
+	return reply.Message.Seq, nil
+}
+
+// tidyUp removes what remains of uploads that broke off, at the start and from
+// time to time, until ctx ends.
+func (x *artifactIndex) tidyUp(ctx context.Context) {
+	t := time.NewTicker(tidyInterval)
+	defer t.Stop()
+	for {
+		if n, err := x.tidy(ctx); err != nil && ctx.Err() == nil {
+			x.log.Warn("remains of uploads not removed, will be tried again", "error", err)
+		} else if n > 0 {
+			x.log.Info("remains of uploads removed", "count", n)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// tidy removes parts of files, and content that never got a name, once they
+// are older than remainsAge. It returns how many it removed.
+func (x *artifactIndex) tidy(ctx context.Context) (removed int, err error) {
+	before := x.now().Add(-remainsAge)
+	// The content is listed before the names: what got its name meanwhile
+	// is known then.
+	info, err := x.stream.Info(ctx, jetstream.WithSubjectFilter(artifactChunks+"*"))
+	if err != nil {
+		return 0, fmt.Errorf("list content: %w", err)
+	}
+	list, err := x.objects.List(ctx, jetstream.ListObjectsShowDeleted())
+	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
+		return 0, fmt.Errorf("list objects: %w", err)
+	}
+	purge := func(subject string) error {
+		if err := x.stream.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
+			return fmt.Errorf("remove %s: %w", subject, err)
+		}
+		return nil
+	}
+	named := make(map[string]bool, len(list))
+	for _, o := range list {
+		named[o.NUID] = true
+		if _, err := message.ParseArtifactObject(o.Name); err == nil || o.ModTime.After(before) {
+			continue
+		}
+		// The description goes last, so that a removal that breaks off is
+		// taken up again.
+		for _, s := range []string{artifactChunks + o.NUID, artifactMetas + base64.URLEncoding.EncodeToString([]byte(o.Name))} {
+			if err := purge(s); err != nil {
+				return removed, err
+			}
+		}
+		removed++
+	}
+	for s := range info.State.Subjects {
+		if named[strings.TrimPrefix(s, artifactChunks)] {
+			continue
+		}
+		last, err := x.stream.GetLastMsgForSubject(ctx, s)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		} else if err != nil {
+			return removed, fmt.Errorf("look at content: %w", err)
+		}
+		if last.Time.After(before) {
+			continue
+		}
+		if err := purge(s); err != nil {
+			return removed, err
+		}
+		removed++
+	}
+	return removed, nil
+}

@@ -348,9 +348,6 @@ func (g *events300) Read(p []byte) (int, error) {
 }
 
 func TestLogsOf300MB(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes some seconds")
-	}
 	const size, allowed = 300 << 20, 200 << 20
 	r := newRig(t, nil)
 	e := r.endpoint()

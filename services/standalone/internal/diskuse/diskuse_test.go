@@ -6,7 +6,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -67,26 +66,6 @@ func TestOf(t *testing.T) {
 	}
 	if n := of(t, dir); n < size || n > both-size {
 		t.Errorf("after one of two is gone %d bytes", n)
-	}
-}
-
-// Stores reserve large files: what counts is what they fill.
-func TestSparse(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("blocks are not known here")
-	}
-	dir := t.TempDir()
-	fill(t, filepath.Join(dir, "full"))
-	before := of(t, dir)
-	name := filepath.Join(dir, "reserved")
-	if err := os.WriteFile(name, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(name, 1<<30); err != nil {
-		t.Fatal(err)
-	}
-	if n := of(t, dir); n < before || n > before+size {
-		t.Errorf("with 1 GiB reserved %d bytes, want about %d", n, before)
 	}
 }
 

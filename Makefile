@@ -43,6 +43,10 @@ test-recorded: ## run the tests on recorded events and rules, found in NIGHTJAR_
 	  echo "make test-recorded: no recorded data in $(abspath $(NIGHTJAR_TESTDATA)); set NIGHTJAR_TESTDATA to the folder that holds data/events and data/rules" >&2; exit 1; }
 	NIGHTJAR_TESTDATA="$(abspath $(NIGHTJAR_TESTDATA))" go test -tags recorded -run Recorded -timeout 15m ./services/rule-engine/... ./deploy/e2e/...
 
+.PHONY: test-exchanges
+test-exchanges: ## replay recorded exchanges of a WHIDS manager, found in NIGHTJAR_TESTDATA
+	NIGHTJAR_TESTDATA="$(abspath $(NIGHTJAR_TESTDATA))" go test -tags recorded -run ReplayedExchanges -timeout 10m ./deploy/e2e
+
 .PHONY: fuzz
 fuzz: ## fuzz every parser of outside bytes, each for FUZZTIME (default 10s)
 	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \

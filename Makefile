@@ -67,6 +67,7 @@ lint: ## check formatting, vet, staticcheck and doc comments
 	go vet $(PACKAGES)
 	go vet -tags recorded ./services/rule-engine/... ./deploy/e2e/...
 	go run $(STATICCHECK) $(PACKAGES)
+	go run $(STATICCHECK) -tags recorded ./services/rule-engine/... ./deploy/e2e/...
 	go run $(REVIVE) -config revive.toml -formatter friendly -set_exit_status $(PACKAGES)
 
 .PHONY: tidy

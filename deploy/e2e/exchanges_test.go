@@ -34,9 +34,6 @@ const (
 	// lastSection is the last that was recorded with the version that the
 	// product is compatible with.
 	lastSection = "M"
-	// secondManager is the first section of the manager with the second
-	// configuration.
-	secondManager = "L"
 )
 
 // TestReplayedExchanges replays what was recorded between a WHIDS manager and

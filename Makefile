@@ -48,7 +48,7 @@ test-exchanges: ## replay recorded exchanges of a WHIDS manager, found in NIGHTJ
 	NIGHTJAR_TESTDATA="$(abspath $(NIGHTJAR_TESTDATA))" go test -tags recorded -run ReplayedExchanges -timeout 10m ./deploy/e2e
 
 .PHONY: fuzz
-fuzz: ## fuzz every parser of outside bytes, each for FUZZTIME (default 10s)
+fuzz: ## fuzz every parser of outside bytes, each for FUZZTIME (default 10s; 2000x is a count)
 	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -h -o '^func Fuzz[A-Za-z0-9]*' $$dir/*_test.go | cut -d' ' -f2); do \
 	    echo "== $$dir $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$dir; done; done

@@ -23,6 +23,7 @@ func recordedData(tb testing.TB) string {
 	if root == "" {
 		tb.Fatal("NIGHTJAR_TESTDATA is not set: it names the folder with the recorded events and rules")
 	}
+	root = filepath.Join(root, "data")
 	if _, err := os.Stat(filepath.Join(root, "events")); err != nil {
 		tb.Fatalf("NIGHTJAR_TESTDATA: %v", err)
 	}

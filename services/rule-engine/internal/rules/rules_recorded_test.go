@@ -15,7 +15,7 @@ func recorded(t *testing.T, name string) []byte {
 	if root == "" {
 		t.Fatal("NIGHTJAR_TESTDATA is not set: it names the folder with the recorded events and rules")
 	}
-	b, err := os.ReadFile(filepath.Join(root, "rules", name))
+	b, err := os.ReadFile(filepath.Join(root, "data", "rules", name))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,8 @@ func Serve(ctx context.Context, b *Bus, name, version string, parallel int, time
 	return &Service{svc: svc, bus: b, slots: make(chan struct{}, parallel), ctx: ctx, timeout: timeout, observe: observe}, nil
 }
 
-// Handle answers requests on a subject. Replicas share the requests.
+// Handle answers requests on a subject. Replicas share the requests. When it
+// returns nil the server knows of it, so a request finds the service.
 func (s *Service) Handle(subject string, h Handler) error {
 	name := strings.NewReplacer(".", "-", "*", "any", ">", "all").Replace(subject)
 	err := s.svc.AddEndpoint(name, micro.HandlerFunc(func(r micro.Request) {

@@ -171,13 +171,6 @@ func (s *Service) serve(ctx, work context.Context) error {
 			return err
 		}
 	}
-	// Ready means that requests reach this replica.
-	if err := s.cfg.Bus.NC.FlushTimeout(requestTimeout); err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return fmt.Errorf("announce service: %w", err)
-	}
 	s.serving.Store(true)
 	defer s.serving.Store(false)
 	var tasks sync.WaitGroup

@@ -28,9 +28,7 @@ const (
 	// requestTimeout is below the time that callers wait, so that they learn
 	// the reason.
 	requestTimeout = 9 * time.Second
-	// announceTimeout is how long a start waits for NATS to confirm.
-	announceTimeout = 5 * time.Second
-	gcInterval      = 10 * time.Minute
+	gcInterval     = 10 * time.Minute
 )
 
 var (
@@ -139,11 +137,6 @@ func (s *Service) serve(ctx, work context.Context) error {
 		if err := svc.Handle(subject, handler); err != nil {
 			return err
 		}
-	}
-	// Ready means that a request finds the service. When the connection is
-	// lost just now, it is announced again as soon as it is back.
-	if err := s.cfg.Bus.NC.FlushTimeout(announceTimeout); err != nil {
-		s.cfg.Log.Warn("announcement not confirmed", "error", err)
 	}
 	s.serving.Store(true)
 	defer s.serving.Store(false)

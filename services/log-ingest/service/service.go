@@ -195,11 +195,6 @@ func (s *Service) answer(ctx context.Context) (*bus.Service, error) {
 	if err := svc.Handle(message.ArtifactsList, bus.JSON(s.artifacts.list)); err != nil {
 		return svc, err
 	}
-	// Ready means that requests find us, so the server must know by then. A
-	// connection that is lost announces us again when it is back.
-	if err := s.cfg.Bus.NC.FlushTimeout(queryTimeout); err != nil {
-		s.cfg.Log.Warn("announcing", "error", err)
-	}
 	s.answering.Store(true)
 	s.cfg.Log.Info("answering", "partitions", len(s.own.list()))
 	return svc, nil

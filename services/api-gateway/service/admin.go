@@ -30,6 +30,7 @@ func (s *Service) adminRoutes() []route {
 		s.reportRoutes(),
 		s.commandRoutes(),
 		s.artifactRoutes(),
+		s.historyRoutes(),
 	)
 }
 

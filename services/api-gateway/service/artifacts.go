@@ -72,33 +72,41 @@ func (d *artifactDesk) open(ctx context.Context) (*artifact.Store, error) {
 
 // upload answers 200 when the file, or the part of one, is on stable storage.
 func (d *artifactDesk) upload(c *gin.Context, a agent) {
-	body, err := openBody(c.Request, artifact.MaxBody)
-	if err == nil {
-		err = d.receive(c.Request.Context(), a, body)
-	}
-	if err == nil {
-		c.Writer.WriteHeader(http.StatusOK)
-		c.Writer.WriteHeaderNow()
+	if err := d.take(c.Request, a.uuid); err != nil {
+		plainError(c.Writer, err)
 		return
 	}
-	d.svc.cfg.Log.Warn("upload refused", "endpoint", a.uuid, "remote", peer(c.Request), "error", err)
+	c.Writer.WriteHeader(http.StatusOK)
+	c.Writer.WriteHeaderNow()
+}
+
+// take stores what the body of a request uploads for an endpoint. Its errors
+// are for plainError.
+func (d *artifactDesk) take(r *http.Request, endpoint string) error {
+	body, err := openBody(r, artifact.MaxBody)
+	if err == nil {
+		err = d.receive(r.Context(), endpoint, body)
+	}
+	if err == nil {
+		return nil
+	}
+	d.svc.cfg.Log.Warn("upload refused", "endpoint", endpoint, "remote", peer(r), "error", err)
 	var f *fault.Error
 	switch {
 	case errors.Is(err, artifact.ErrMalformed):
-		// What is left is read, so that the answer reaches the agent.
+		// What is left is read, so that the answer reaches the client.
 		_, _ = io.Copy(io.Discard, body)
-		plain(c.Writer, http.StatusInternalServerError, "Failed to decode JSON")
-		return
+		return fault.New(fault.Internal, "Failed to decode JSON")
 	case errors.Is(err, artifact.ErrStore):
-		err = fault.New(fault.Unavailable, "the file cannot be stored at the moment")
+		return fault.New(fault.Unavailable, "the file cannot be stored at the moment")
 	case errors.Is(err, errCoding), errors.As(err, &f):
-	default:
-		_, err = refusal(err)
+		return err
 	}
-	plainError(c.Writer, err)
+	_, err = refusal(err)
+	return err
 }
 
-func (d *artifactDesk) receive(ctx context.Context, a agent, body io.Reader) error {
+func (d *artifactDesk) receive(ctx context.Context, endpoint string, body io.Reader) error {
 	if err := d.svc.cfg.Full(); err != nil {
 		return fault.New(fault.Unavailable, "the manager cannot store more files: %v", err)
 	}
@@ -110,7 +118,7 @@ func (d *artifactDesk) receive(ctx context.Context, a agent, body io.Reader) err
 	if err != nil {
 		return err
 	}
-	return store.Receive(ctx, a.uuid, body)
+	return store.Receive(ctx, endpoint, body)
 }
 
 // artifactFolder is what an endpoint has sent because of one event, as the

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/config"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+	"github.com/nightjar-edr/nightjar/services/standalone/internal/history"
 	"github.com/nightjar-edr/nightjar/services/standalone/manager"
 )
 
@@ -26,7 +27,13 @@ func main() {
 }
 
 func run(args []string) int {
-	fs := config.NewFlagSet("standalone", "Nightjar, an EDR manager, in one process with NATS embedded.", os.Stdout)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if len(args) > 0 && args[0] == history.Command {
+		return history.Main(ctx, args[1:], os.Stdout, os.Stderr)
+	}
+	fs := config.NewFlagSet("standalone", "Nightjar, an EDR manager, in one process with NATS embedded.\n\n"+
+		"standalone "+history.Command+" --help tells how the history of a WHIDS manager is imported.", os.Stdout)
 	cfg := manager.AddFlags(fs)
 	logger := lifecycle.AddLogFlags(fs)
 	fail := func(code int, err error) int {
@@ -43,8 +50,6 @@ func run(args []string) int {
 		return fail(lifecycle.ExitUsage, err)
 	}
 	cfg.Notice = func(s string) { fmt.Fprintln(os.Stdout, s) }
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	m, err := manager.New(*cfg)
 	if err == nil {
 		err = m.Run(ctx)

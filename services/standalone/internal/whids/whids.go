@@ -51,6 +51,53 @@ func Read(path string) (*Config, error) {
 }
 
 func read(path string) (*Config, error) {
+	data, err := content(path)
+	if err != nil {
+		return nil, err
+	}
+	c, err := parse(data)
+	if err != nil {
+		return nil, err
+	}
+	beside(path, &c.RulesDir, &c.ContainersDir)
+	return c, nil
+}
+
+// Folders returns the folders of a configuration file in which a manager
+// keeps its logs and its dumps, empty where the file does not have them. A
+// relative one is relative to the folder of the file.
+func Folders(path string) (logs, dumps string, err error) {
+	if logs, dumps, err = folders(path); err != nil {
+		return "", "", fmt.Errorf("%s: %w", path, err)
+	}
+	beside(path, &logs, &dumps)
+	return logs, dumps, nil
+}
+
+func folders(path string) (logs, dumps string, err error) {
+	data, err := content(path)
+	if err != nil {
+		return "", "", err
+	}
+	root, err := load(data)
+	if err != nil {
+		return "", "", err
+	}
+	if dumps, err = text(root, "dump-dir"); err != nil {
+		return "", "", err
+	}
+	logging, err := table(root, "logging")
+	if err != nil {
+		return "", "", err
+	}
+	if logs, err = text(logging, "root"); err != nil {
+		return "", "", fmt.Errorf("[logging]: %w", err)
+	}
+	return logs, dumps, nil
+}
+
+// content returns what stands in a configuration file.
+func content(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, withoutPath(err)
@@ -62,19 +109,16 @@ func read(path string) (*Config, error) {
 		return nil, fmt.Errorf("%d bytes, at most %d are allowed", info.Size(), maxFile)
 	}
 	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, withoutPath(err)
-	}
-	c, err := parse(data)
-	if err != nil {
-		return nil, err
-	}
-	for _, dir := range []*string{&c.RulesDir, &c.ContainersDir} {
+	return data, withoutPath(err)
+}
+
+// beside makes relative folders relative to the folder of the file at path.
+func beside(path string, dirs ...*string) {
+	for _, dir := range dirs {
 		if *dir != "" && !filepath.IsAbs(*dir) {
 			*dir = filepath.Join(filepath.Dir(path), *dir)
 		}
 	}
-	return c, nil
 }
 
 // withoutPath takes the path off an error whose reader is told it already.

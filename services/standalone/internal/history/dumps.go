@@ -100,10 +100,10 @@ func (r *run) sendDump(ctx context.Context, path string, d dump) error {
 		return &sourceError{err}
 	}
 	defer f.Close()
-	total := max(1, int((d.size+wholeDump-1)/wholeDump))
+	total := max(1, int((d.size+r.part-1)/r.part))
 	for n := range total {
-		from := int64(n) * wholeDump
-		size := min(d.size-from, wholeDump)
+		from := int64(n) * r.part
+		size := min(d.size-from, r.part)
 		head, err := d.head(n+1, total)
 		if err != nil {
 			return err

@@ -43,7 +43,7 @@ func Main(ctx context.Context, args []string, stdout io.Writer, stderr *os.File)
 	if err != nil {
 		return fail(lifecycle.ExitUsage, err)
 	}
-	r := &run{job: j, progress: newProgress(stderr)}
+	r := &run{job: j, part: wholeDump, progress: newProgress(stderr)}
 	j.api.say = r.say
 	err = r.all(ctx)
 	r.progress.stop()
@@ -63,6 +63,8 @@ func Main(ctx context.Context, args []string, stdout io.Writer, stderr *os.File)
 // run is one import.
 type run struct {
 	*job
+	// part is the size of the largest piece of a dump.
+	part     int64
 	count    counts
 	progress *progress
 }

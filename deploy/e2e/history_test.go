@@ -199,7 +199,7 @@ func TestImportHistory(t *testing.T) {
 	}
 	// The third endpoint is at work meanwhile, the first has a file already.
 	p.mustPost(third, []byte(e[0]))
-	upload := fmt.Sprintf(`{"filename":"changed.txt","guid":"{515cd0d1-ab35-60e4-827c-000000004e00}","event-hash":"2252cc3dee2623a44f5d1644338129b9","content":"b3RoZXI="}`)
+	const upload = `{"filename":"changed.txt","guid":"{515cd0d1-ab35-60e4-827c-000000004e00}","event-hash":"2252cc3dee2623a44f5d1644338129b9","content":"b3RoZXI="}`
 	p.data(http.MethodPost, "/endpoints/"+first.UUID+"/artifacts", upload)
 
 	want := map[string]int{"log files read": 5, "events": 7, "alerts": 4, "not JSON": 1, "damaged parts": 2, "lines recovered": 2, "lines torn": 1,

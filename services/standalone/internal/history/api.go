@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -44,12 +45,43 @@ type api struct {
 	say   func(format string, args ...any)
 }
 
-func newAPI(base, key string, roots *x509.CertPool) *api {
+// newAPI returns the API at a URL. trusted, if not nil, are the certificates
+// to trust in place of the system's.
+func newAPI(base, key string, trusted []*x509.Certificate) *api {
 	return &api{base: base, key: key, pause: pause, http: &http.Client{
-		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: trust(trusted),
 			ResponseHeaderTimeout: answerTimeout, TLSHandshakeTimeout: 30 * time.Second},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
+}
+
+// trust accepts what the trusted certificates have signed for the name that is
+// asked, and the trusted certificates themselves whatever the name: that of a
+// WHIDS manager often has none.
+func trust(trusted []*x509.Certificate) *tls.Config {
+	if trusted == nil {
+		return &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	roots := x509.NewCertPool()
+	for _, c := range trusted {
+		roots.AddCert(c)
+	}
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		InsecureSkipVerify: true, // VerifyConnection verifies
+		VerifyConnection: func(s tls.ConnectionState) error {
+			leaf := s.PeerCertificates[0]
+			if slices.ContainsFunc(trusted, leaf.Equal) {
+				return nil
+			}
+			opts := x509.VerifyOptions{Roots: roots, DNSName: s.ServerName, Intermediates: x509.NewCertPool()}
+			for _, c := range s.PeerCertificates[1:] {
+				opts.Intermediates.AddCert(c)
+			}
+			_, err := leaf.Verify(opts)
+			return err
+		},
+	}
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -82,7 +114,7 @@ func (a *api) post(ctx context.Context, path string, gzipped bool, body func() (
 	var waited time.Duration
 	next := firstPause
 	for {
-		err, again := a.attempt(ctx, path, gzipped, body)
+		again, err := a.attempt(ctx, path, gzipped, body)
 		if err == nil || ctx.Err() != nil || again < 0 {
 			return errors.Join(err, ctx.Err())
 		}
@@ -101,44 +133,44 @@ func (a *api) post(ctx context.Context, path string, gzipped bool, body func() (
 
 // attempt sends a body once. again is how long to wait before the next
 // attempt, 0 where the manager has not said, negative where it is no use.
-func (a *api) attempt(ctx context.Context, path string, gzipped bool, body func() (io.ReadCloser, error)) (err error, again time.Duration) {
+func (a *api) attempt(ctx context.Context, path string, gzipped bool, body func() (io.ReadCloser, error)) (again time.Duration, err error) {
 	b, err := body()
 	if err != nil {
-		return err, -1
+		return -1, err
 	}
 	defer b.Close()
 	resp, err := a.do(ctx, http.MethodPost, path, b, gzipped)
 	if err != nil {
 		var reading *sourceError
 		if errors.As(err, &reading) {
-			return reading, -1
+			return -1, reading
 		}
-		return err, 0
+		return 0, err
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
-		return err, 0
+		return 0, err
 	}
 	said := strings.TrimSpace(string(text))
 	switch resp.StatusCode {
 	case http.StatusOK:
 		var answer struct{ Message, Error string }
 		if err := json.Unmarshal(text, &answer); err != nil {
-			return fmt.Errorf("%s does not answer as a manager's admin API", a.base), -1
+			return -1, fmt.Errorf("%s does not answer as a manager's admin API", a.base)
 		}
 		if answer.Message == "NOK" {
-			return errors.New(answer.Error), -1
+			return -1, errors.New(answer.Error)
 		}
-		return nil, 0
+		return 0, nil
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
-		return errors.New(said), retryAfter(resp)
+		return retryAfter(resp), errors.New(said)
 	case http.StatusConflict:
-		return errConflict, -1
+		return -1, errConflict
 	case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
-		return fmt.Errorf("%w: %s", errRefused, said), -1
+		return -1, fmt.Errorf("%w: %s", errRefused, said)
 	}
-	return fmt.Errorf("%s: %s", resp.Status, said), -1
+	return -1, fmt.Errorf("%s: %s", resp.Status, said)
 }
 
 func retryAfter(resp *http.Response) time.Duration {

@@ -3,6 +3,7 @@ package history
 import (
 	"cmp"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
@@ -33,7 +34,7 @@ func addFlags(fs *flag.FlagSet) *settings {
 	fs.StringVar(&c.url, "url", "https://127.0.0.1:8001", "admin API of the running manager")
 	fs.StringVar(&c.adminKey, "admin-key", "", "key of an operator of the running manager (default: that of the first one in the file)")
 	fs.StringVar(&c.dataDir, "data-dir", "./data", "the running manager's, only to find its certificate authority")
-	fs.StringVar(&c.ca, "ca", "", "certificate authority of the manager (default <data-dir>/tls/ca.pem, or the system's where that does not exist)")
+	fs.StringVar(&c.ca, "ca", "", "certificate of the manager, or of the authority that signed it (default <data-dir>/tls/ca.pem, or the system's where that does not exist)")
 	return c
 }
 
@@ -87,11 +88,11 @@ func (c *settings) job() (*job, error) {
 	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" || strings.Trim(u.Path, "/") != "" {
 		return nil, fmt.Errorf("url %q: want https://HOST:PORT", c.url)
 	}
-	roots, err := c.roots(u.Scheme)
+	trusted, err := c.trusted(u.Scheme)
 	if err != nil {
 		return nil, err
 	}
-	j.api = newAPI(u.Scheme+"://"+u.Host, key, roots)
+	j.api = newAPI(u.Scheme+"://"+u.Host, key, trusted)
 	return j, nil
 }
 
@@ -120,8 +121,8 @@ func withoutPath(err error) error {
 	return err
 }
 
-// roots returns the certificate authority to trust, nil for the system's.
-func (c *settings) roots(scheme string) (*x509.CertPool, error) {
+// trusted returns the certificates to trust, nil for the system's.
+func (c *settings) trusted(scheme string) ([]*x509.Certificate, error) {
 	if scheme == "http" {
 		return nil, nil
 	}
@@ -133,9 +134,19 @@ func (c *settings) roots(scheme string) (*x509.CertPool, error) {
 		}
 		return nil, fmt.Errorf("ca: %w", err)
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(text) {
+	var list []*x509.Certificate
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("ca %s: %w", file, err)
+		}
+		list = append(list, cert)
+	}
+	if len(list) == 0 {
 		return nil, fmt.Errorf("ca %s: no certificate in it", file)
 	}
-	return pool, nil
+	return list, nil
 }

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -141,6 +143,35 @@ func TestPost(t *testing.T) {
 				t.Errorf("waited %v, want %v", waits, c.waits)
 			}
 		})
+	}
+}
+
+// TestTrust accepts the manager's own certificate whatever its name, and
+// what it has signed for the name that is asked alone.
+func TestTrust(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"data":[],"message":"OK","error":""}`)
+	}))
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	own := s.Certificate()
+	other := &x509.Certificate{Raw: []byte("another")}
+	unnamed := strings.Replace(s.URL, "127.0.0.1", "localhost", 1) // a name that is not in it
+	for name, c := range map[string]struct {
+		url     string
+		trusted []*x509.Certificate
+		ok      bool
+	}{
+		"own":                {s.URL, []*x509.Certificate{own}, true},
+		"own, without name":  {unnamed, []*x509.Certificate{other, own}, true},
+		"another":            {s.URL, []*x509.Certificate{other}, false},
+		"that of the system": {s.URL, nil, false},
+	} {
+		err := list(t.Context(), newAPI(c.url, "key", c.trusted), "/x", func(struct{}) {})
+		if (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

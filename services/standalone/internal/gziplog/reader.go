@@ -59,6 +59,8 @@ type Reader struct {
 	Line func(line []byte, checked bool) error
 	// Damage is told of each damaged part. An error ends the reading.
 	Damage func(Damage) error
+	// Progress, if not nil, is told how much of the file has been read.
+	Progress func(offset int64)
 	// MaxLine is the length in bytes of the longest line.
 	MaxLine int
 
@@ -83,7 +85,9 @@ func (r *Reader) Read(src io.ReaderAt, size int64) (Lost, error) {
 		if err != nil {
 			return r.lost, err
 		}
-		at = next
+		if at = next; r.Progress != nil {
+			r.Progress(at)
+		}
 	}
 	return r.lost, r.endLine()
 }

@@ -260,13 +260,18 @@ func TestBodies(t *testing.T) {
 	line := `{"text":"` + strings.Repeat("x", 1<<20-11) + `"}`
 	path := filepath.Join(t.TempDir(), "logs.gz")
 	pack(t, path, slices.Repeat([]string{line}, 9)...)
-	f := &found{endpoint: endpoint, files: []file{{path: path}, {path: path + "gone"}, {path: path, alerts: true}}}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := info.Size()
+	f := &found{endpoint: endpoint, files: []file{{path: path, size: size}, {path: path + "gone", size: size}, {path: path, size: size, alerts: true}}}
 	if err := r.importLogs(t.Context(), f); err != nil {
 		t.Fatal(err)
 	}
 	// 9 lines of the logs and 9 of the alerts, eight to a body.
-	if c := r.count; posts != 3 || c.lines.events != 9 || c.lines.alerts != 9 || c.logs != 2 || c.unreadable != 1 {
-		t.Errorf("%d bodies, counted %+v", posts, c)
+	if c := r.count; posts != 3 || c.lines.events != 9 || c.lines.alerts != 9 || c.logs != 2 || c.unreadable != 1 || r.progress.files != 3 || r.progress.bytes != 3*size {
+		t.Errorf("%d bodies, counted %+v, %d bytes of %d files done", posts, c, r.progress.bytes, r.progress.files)
 	}
 	fail = true
 	if err := r.importLogs(t.Context(), f); err == nil || r.count.lines.events != 9 {

@@ -26,7 +26,6 @@ func (r *run) importLogs(ctx context.Context, f *found) error {
 		if err := r.importLog(b, l); err != nil {
 			return err
 		}
-		r.progress.done(l.size)
 	}
 	return b.send()
 }
@@ -34,6 +33,8 @@ func (r *run) importLogs(ctx context.Context, f *found) error {
 // importLog adds the lines of a file to a body. A file that cannot be read is
 // counted; an error is one of sending.
 func (r *run) importLog(b *body, l file) error {
+	seen := int64(0)
+	defer func() { r.progress.done(l.size - seen) }()
 	f, err := os.Open(l.path)
 	if err != nil {
 		r.unreadable(l.path, err)
@@ -48,6 +49,10 @@ func (r *run) importLog(b *body, l file) error {
 	var failure error
 	reader := gziplog.Reader{
 		MaxLine: message.MaxLine,
+		Progress: func(offset int64) {
+			r.progress.read(offset - seen)
+			seen = offset
+		},
 		Line: func(line []byte, checked bool) error {
 			failure = b.line(line, checked, l.alerts)
 			return failure

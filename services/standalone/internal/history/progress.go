@@ -73,12 +73,19 @@ func (p *progress) stop() {
 	p.clear()
 }
 
-// done counts a file that is done with.
-func (p *progress) done(size int64) {
+// read counts bytes of a file that are done with.
+func (p *progress) read(n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.bytes += n
+}
+
+// done counts a file that is done with, and the bytes that are left of it.
+func (p *progress) done(left int64) {
+	p.read(left)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.files++
-	p.bytes += size
 }
 
 // lines counts lines that are stored.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,20 +46,20 @@ type api struct {
 	say   func(format string, args ...any)
 }
 
-// newAPI returns the API at a URL. trusted, if not nil, are the certificates
-// to trust in place of the system's.
-func newAPI(base, key string, trusted []*x509.Certificate) *api {
-	return &api{base: base, key: key, pause: pause, http: &http.Client{
-		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: trust(trusted),
+// newAPI returns the API at a URL, of which scheme and host count. trusted, if
+// not nil, are the certificates to trust in place of the system's.
+func newAPI(at *url.URL, key string, trusted []*x509.Certificate) *api {
+	return &api{base: at.Scheme + "://" + at.Host, key: key, pause: pause, http: &http.Client{
+		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: trust(trusted, at.Hostname()),
 			ResponseHeaderTimeout: answerTimeout, TLSHandshakeTimeout: 30 * time.Second},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 }
 
-// trust accepts what the trusted certificates have signed for the name that is
-// asked, and the trusted certificates themselves whatever the name: that of a
-// WHIDS manager often has none.
-func trust(trusted []*x509.Certificate) *tls.Config {
+// trust accepts what the trusted certificates have signed for the host, a name
+// or an address, and the trusted certificates themselves whatever the host: that
+// of a WHIDS manager often names none.
+func trust(trusted []*x509.Certificate, host string) *tls.Config {
 	if trusted == nil {
 		return &tls.Config{MinVersion: tls.VersionTLS12}
 	}
@@ -74,7 +75,7 @@ func trust(trusted []*x509.Certificate) *tls.Config {
 			if slices.ContainsFunc(trusted, leaf.Equal) {
 				return nil
 			}
-			opts := x509.VerifyOptions{Roots: roots, DNSName: s.ServerName, Intermediates: x509.NewCertPool()}
+			opts := x509.VerifyOptions{Roots: roots, DNSName: host, Intermediates: x509.NewCertPool()}
 			for _, c := range s.PeerCertificates[1:] {
 				opts.Intermediates.AddCert(c)
 			}

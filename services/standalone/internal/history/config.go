@@ -92,7 +92,7 @@ func (c *settings) job() (*job, error) {
 	if err != nil {
 		return nil, err
 	}
-	j.api = newAPI(u.Scheme+"://"+u.Host, key, trusted)
+	j.api = newAPI(u, key, trusted)
 	return j, nil
 }
 

@@ -4,6 +4,10 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -11,8 +15,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -75,7 +82,7 @@ func door(t *testing.T, h http.HandlerFunc) *run {
 	t.Helper()
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
-	a := newAPI(s.URL, "key", nil)
+	a := newAPI(at(t, s.URL), "key", nil)
 	out, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
 	if err != nil {
 		t.Fatal(err)
@@ -84,6 +91,16 @@ func door(t *testing.T, h http.HandlerFunc) *run {
 	r := &run{job: &job{api: a}, part: wholeDump, progress: newProgress(out)}
 	a.say = r.say
 	return r
+}
+
+// at parses a URL.
+func at(t *testing.T, s string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
 }
 
 func answerOK(w http.ResponseWriter) {
@@ -168,9 +185,46 @@ func TestTrust(t *testing.T) {
 		"another":            {s.URL, []*x509.Certificate{other}, false},
 		"that of the system": {s.URL, nil, false},
 	} {
-		err := list(t.Context(), newAPI(c.url, "key", c.trusted), "/x", func(struct{}) {})
+		err := list(t.Context(), newAPI(at(t, c.url), "key", c.trusted), "/x", func(struct{}) {})
 		if (err == nil) != c.ok {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestTrustAuthority accepts what an authority has signed for the address that
+// is asked, and nothing that it has signed for another one.
+func TestTrustAuthority(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sign := func(template, parent *x509.Certificate) *x509.Certificate {
+		template.SerialNumber, template.NotAfter = big.NewInt(1), time.Now().Add(time.Hour)
+		der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cert
+	}
+	root := &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	ca := sign(root, root)
+	for ip, want := range map[string]bool{"127.0.0.1": true, "127.0.0.2": false} {
+		leaf := sign(&x509.Certificate{IPAddresses: []net.IP{net.ParseIP(ip)}}, ca)
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, `{"data":[],"message":"OK","error":""}`)
+		}))
+		s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+		s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Raw}, PrivateKey: key}}}
+		s.StartTLS()
+		err := list(t.Context(), newAPI(at(t, s.URL), "key", []*x509.Certificate{ca}), "/x", func(struct{}) {})
+		s.Close()
+		if (err == nil) != want {
+			t.Errorf("certificate for %s: %v", ip, err)
 		}
 	}
 }

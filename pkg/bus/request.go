@@ -52,6 +52,12 @@ func Serve(ctx context.Context, b *Bus, name, version string, parallel int, time
 // Handle answers requests on a subject. Replicas share the requests. When it
 // returns nil the server knows of it, so a request finds the service.
 func (s *Service) Handle(subject string, h Handler) error {
+	return s.HandleWithin(subject, s.timeout, h)
+}
+
+// HandleWithin is Handle for requests that may take another time than the
+// service's others. An answer must reach the server within two minutes.
+func (s *Service) HandleWithin(subject string, timeout time.Duration, h Handler) error {
 	name := strings.NewReplacer(".", "-", "*", "any", ">", "all").Replace(subject)
 	err := s.svc.AddEndpoint(name, micro.HandlerFunc(func(r micro.Request) {
 		if !s.begin() {
@@ -63,7 +69,7 @@ func (s *Service) Handle(subject string, h Handler) error {
 		s.slots <- struct{}{}
 		go func() {
 			defer func() { <-s.slots; s.work.Done() }()
-			s.answer(r, h)
+			s.answer(r, timeout, h)
 		}()
 	}), micro.WithEndpointSubject(subject))
 	if err != nil {
@@ -87,9 +93,9 @@ func (s *Service) begin() bool {
 	return true
 }
 
-func (s *Service) answer(r micro.Request, h Handler) {
+func (s *Service) answer(r micro.Request, timeout time.Duration, h Handler) {
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
+	ctx, cancel := context.WithTimeout(s.ctx, timeout)
 	defer cancel()
 	reply, err := s.guard(ctx, r, h)
 	if s.observe != nil {

@@ -100,14 +100,15 @@ func ForService(name string) (Permissions, error) {
 		b.owns(stream.Events, "edr.events.*.*").owns(stream.DeadLetters, "edr.deadletter.>").owns(stream.Audit, "edr.audit.>").
 			kv(stream.Access).reads("KV_"+stream.Endpoints).reads("KV_"+stream.Rules).reads("KV_"+stream.Commands).
 			reads("OBJ_"+stream.Files).reads("OBJ_"+stream.Artifacts).reads("OBJ_"+stream.Containers).
-			pub("edr.registry.>", "edr.rules.>", "edr.commands.>", "edr.logs.>", "edr.artifacts.>", "edr.reports.>").
+			pub("edr.registry.>", "edr.rules.>", "edr.containers.>", "edr.commands.>", "edr.logs.>", "edr.artifacts.>", "edr.reports.>").
 			pub("$O."+stream.Files+".>", "$O."+stream.Artifacts+".>", "$O."+stream.Containers+".>").
-			pub("$JS.API.STREAM.PURGE.OBJ_"+stream.Files, "$JS.API.STREAM.PURGE.OBJ_"+stream.Artifacts) // an upload that breaks off is taken back
+			// An upload that breaks off is taken back.
+			pub("$JS.API.STREAM.PURGE.OBJ_"+stream.Files, "$JS.API.STREAM.PURGE.OBJ_"+stream.Artifacts, "$JS.API.STREAM.PURGE.OBJ_"+stream.Containers)
 	case Registry:
 		b.kv(stream.Endpoints).answers("edr.registry.>")
 	case Rules:
 		b.kv(stream.Rules).objects(stream.Containers).owns(stream.Alerts, "edr.alerts.*.*").reads(stream.Events).
-			pub("edr.deadletter.>", "$JS.API.CONSUMER.DURABLE.CREATE."+stream.Events+".*").answers("edr.rules.>")
+			pub("edr.deadletter.>", "$JS.API.CONSUMER.DURABLE.CREATE."+stream.Events+".*").answers("edr.rules.>", "edr.containers.>")
 	case Commands:
 		b.kv(stream.Commands).objects(stream.Files).answers("edr.commands.>")
 	case Ingest:

@@ -152,7 +152,7 @@ func TestPublish(t *testing.T) {
 	}
 	// Streams, buckets and object stores: the owner makes and changes them,
 	// and nobody deletes one. Others read.
-	uploads := []string{"OBJ_" + stream.Files, "OBJ_" + stream.Artifacts} // which the gateway takes back when they break off
+	uploads := []string{"OBJ_" + stream.Files, "OBJ_" + stream.Artifacts, "OBJ_" + stream.Containers} // which the gateway takes back when they break off
 	for _, s := range []struct {
 		name, owner string
 		readers     []string
@@ -217,7 +217,7 @@ func questions() (list []question) {
 		access.Registry: {message.RegistryCreate, message.RegistryDelete, message.RegistryGet, message.RegistryList,
 			message.RegistryBind, message.RegistryRelease, message.RegistrySeen, message.RegistryImport},
 		access.Rules: {message.RulesCount, message.RulesList, message.RulesAdd, message.RulesDelete, message.RulesReload,
-			message.RulesSave, message.RulesAgent},
+			message.RulesSave, message.RulesAgent, message.ContainersPut, message.ContainersDelete},
 		access.Commands: {message.CommandsQueue, message.CommandsGet, message.CommandsList, message.CommandsNext,
 			message.CommandsResult, message.CommandsCancel, message.CommandsForget},
 		access.Ingest: {subject.Logs(0, message.LogsQuery), subject.Logs(subject.Partitions-1, message.LogsQuery)},

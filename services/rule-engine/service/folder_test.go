@@ -147,28 +147,20 @@ func TestContainersFolder(t *testing.T) {
 	cfg := r.config()
 	cfg.ContainersDir = writeFolder(t, map[string]string{"domains.list.txt": "Evil.example.com\r\n  b \n", "empty": ""})
 	x := r.start(cfg)
-	stored := func(name string) []string {
-		t.Helper()
-		content, err := x.s.objects.GetBytes(t.Context(), name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return message.DecodeContainer(content)
-	}
-	if got := stored("domains"); !slices.Equal(got, []string{"Evil.example.com", "  b "}) {
+	if got := r.stored("domains"); !slices.Equal(got, []string{"Evil.example.com", "  b "}) {
 		t.Errorf("domains: %q", got)
 	}
-	if got := stored("empty"); len(got) != 0 {
+	if got := r.stored("empty"); len(got) != 0 {
 		t.Errorf("empty: %q", got)
 	}
-	before, err := x.s.objects.GetInfo(t.Context(), "domains")
+	before, err := r.containers().GetInfo(t.Context(), "domains")
 	if err != nil {
 		t.Fatal(err)
 	}
 	x.stop()
 	cfg.Bus, cfg.Metrics = r.srv.Bus(t, access.Rules), prometheus.NewRegistry()
 	x = r.start(cfg)
-	after, err := x.s.objects.GetInfo(t.Context(), "domains")
+	after, err := r.containers().GetInfo(t.Context(), "domains")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,6 +51,14 @@ func (s *Service) handlers() map[string]bus.Handler {
 	}
 }
 
+// containerHandlers returns what is answered to changes of containers.
+func (s *Service) containerHandlers() map[string]bus.Handler {
+	return map[string]bus.Handler{
+		message.ContainersPut:    bus.JSON(whileServing(s, s.putContainer)),
+		message.ContainersDelete: bus.JSON(whileServing(s, s.deleteContainer)),
+	}
+}
+
 // change replaces the rule set by what f makes of it, and returns when the
 // result is in force here. f may be called several times, each time with the
 // newest record; it tells whether it changed anything.

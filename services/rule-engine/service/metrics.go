@@ -67,6 +67,8 @@ func newMetrics(reg prometheus.Registerer, s *Service) *metrics {
 		gauge("rules", "Compiled rules, those that wait for a container included.", func() float64 { return float64(s.rules.current.Load().set.Count()) }),
 		gauge("rules_waiting", "Rules that wait for a container.", func() float64 { return float64(len(s.rules.current.Load().set.Waiting())) }),
 		gauge("rules_failed", "Rules of the set in force that panicked and are set aside.", func() float64 { return float64(s.rules.current.Load().failed.Load()) }),
+		gauge("containers", "Containers that rules can refer to.", func() float64 { n, _ := s.containers.count(); return float64(n) }),
+		gauge("container_lines", "Different lines of all containers.", func() float64 { _, n := s.containers.count(); return float64(n) }),
 		gauge("set_revision", "Revision of the rule set in force.", func() float64 { return float64(s.rules.current.Load().revision) }),
 		gauge("store_bytes", "Size of the store on disk.", func() float64 {
 			lsm, vlog := s.db.Size()

@@ -128,6 +128,26 @@ func batch(endpoint string, lines ...string) *message.Batch {
 	return b
 }
 
+// containers returns the object store, which a replica has made.
+func (r *rig) containers() jetstream.ObjectStore {
+	r.t.Helper()
+	store, err := r.bus.JS.ObjectStore(r.t.Context(), stream.Containers)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return store
+}
+
+// stored returns the lines of a container as they are stored.
+func (r *rig) stored(name string) []string {
+	r.t.Helper()
+	content, err := r.containers().GetBytes(r.t.Context(), name)
+	if err != nil {
+		r.t.Fatalf("container %s: %v", name, err)
+	}
+	return message.DecodeContainer(content)
+}
+
 // send publishes lines as one batch.
 func (r *rig) send(endpoint string, lines ...string) {
 	r.t.Helper()

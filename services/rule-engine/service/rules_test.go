@@ -265,7 +265,7 @@ func TestContainerArrives(t *testing.T) {
 	if got := r.alerts(); len(got) != 0 {
 		t.Fatalf("%d alerts without the container", len(got))
 	}
-	if _, err := x.s.objects.PutBytes(t.Context(), "domains", message.EncodeContainer([]string{"EVIL.example.com", "b"})); err != nil {
+	if _, err := r.containers().PutBytes(t.Context(), "domains", message.EncodeContainer([]string{"EVIL.example.com", "b"})); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func() error {
@@ -278,7 +278,7 @@ func TestContainerArrives(t *testing.T) {
 	if got := r.alerts(); len(got) != 1 {
 		t.Fatalf("%d alerts with the container", len(got))
 	}
-	if err := x.s.objects.Delete(t.Context(), "domains"); err != nil {
+	if err := r.containers().Delete(t.Context(), "domains"); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func() error {

@@ -42,7 +42,7 @@ type ruleSet struct {
 
 	// mu serialises building; it is never held while a worker waits.
 	mu         sync.Mutex
-	containers map[string][]string
+	containers map[string]detect.Lines
 	// err is why the newest record is not in force.
 	err error
 }
@@ -69,7 +69,7 @@ func (s *ruleSet) refuse(revision uint64, err error) {
 }
 
 // setContainers replaces the containers and compiles the rules with them.
-func (s *ruleSet) setContainers(containers map[string][]string) error {
+func (s *ruleSet) setContainers(containers map[string]detect.Lines) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.containers = containers
@@ -78,7 +78,7 @@ func (s *ruleSet) setContainers(containers map[string][]string) error {
 }
 
 // knownContainers returns the containers that rules can refer to now.
-func (s *ruleSet) knownContainers() map[string][]string {
+func (s *ruleSet) knownContainers() map[string]detect.Lines {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.containers

@@ -15,6 +15,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/objects"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
@@ -43,16 +44,19 @@ type Service struct {
 	// imported is what the folders of rules hold, nil without one.
 	imported *ruleFolder
 	// containerFiles are the containers of the folders, nil without one.
-	containerFiles map[string][]string
+	containerFiles []containerFile
 
-	kv      jetstream.KeyValue
-	objects jetstream.ObjectStore
-	// changing serialises the changes that this replica makes.
-	changing sync.Mutex
+	kv         jetstream.KeyValue
+	objects    *objects.Store // containers
+	containers *containers
+	// changing serialises the changes of rules that this replica makes,
+	// containerTurn holds a value while it changes a container.
+	changing      sync.Mutex
+	containerTurn chan struct{}
 
-	serving    atomic.Bool
-	containers atomic.Bool // all containers that exist are known
-	walk       *walk
+	serving atomic.Bool
+	ending  <-chan struct{} // closed when the service is to stop
+	walk    *walk
 }
 
 // New opens the service's store and reads the folders of rules and containers.
@@ -62,7 +66,7 @@ func New(cfg Config) (*Service, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg}
+	s := &Service{cfg: cfg, containers: newContainers(), containerTurn: make(chan struct{}, 1)}
 	err := s.readFolders()
 	if err != nil {
 		return nil, err
@@ -113,7 +117,7 @@ func (s *Service) Ready() error {
 	if err := s.rules.Err(); err != nil {
 		return err
 	}
-	if !s.containers.Load() {
+	if !s.containers.Ready() {
 		return errors.New("containers are not known yet")
 	}
 	if !s.serving.Load() {
@@ -132,6 +136,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	}()
 	// Work in hand goes on after ctx has ended, until it is finished.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.ending = ctx.Done()
 	var background sync.WaitGroup
 	defer background.Wait()
 	defer stop()
@@ -151,6 +156,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	start(s.raisedFold.Run)
 	start(s.followContainers)
 	background.Go(func() { store.CollectGarbage(work, s.db, garbageEvery) })
+	background.Go(func() { s.tidyContainers(work) })
 	if err := s.prepare(ctx, failed); err != nil {
 		return unlessStopped(ctx, err)
 	}
@@ -187,7 +193,10 @@ func (s *Service) ensure(ctx context.Context) (err error) {
 	if s.kv, err = stream.EnsureKV(ctx, js, stream.Rules, rulesHistory, s.cfg.Replicas); err != nil {
 		return err
 	}
-	if s.objects, err = stream.EnsureObjects(ctx, js, stream.Containers, stream.Limits{Replicas: s.cfg.Replicas}); err != nil {
+	if _, err = stream.EnsureObjects(ctx, js, stream.Containers, stream.Limits{Replicas: s.cfg.Replicas}); err != nil {
+		return err
+	}
+	if s.objects, err = objects.Open(ctx, js, stream.Containers); err != nil {
 		return err
 	}
 	limits := stream.Limits{MaxAge: s.cfg.RetentionAlerts, MaxBytes: s.cfg.MaxAlertBytes, Replicas: s.cfg.Replicas}
@@ -247,7 +256,7 @@ func (s *Service) catchUp(ctx context.Context) error {
 	if err := s.importContainers(ctx); err != nil {
 		return err
 	}
-	if err := s.awaitContainers(ctx); err != nil {
+	if err := s.containers.await(ctx, "", 0); err != nil {
 		return err
 	}
 	if err := s.rulesFold.WaitReady(ctx); err != nil {
@@ -267,6 +276,12 @@ func (s *Service) serve(ctx context.Context) (*bus.Service, error) {
 	}
 	for subj, h := range s.handlers() {
 		if err := svc.Handle(subj, h); err != nil {
+			svc.Stop()
+			return nil, err
+		}
+	}
+	for subj, h := range s.containerHandlers() {
+		if err := svc.HandleWithin(subj, containerTimeout, h); err != nil {
 			svc.Stop()
 			return nil, err
 		}

@@ -38,13 +38,13 @@ func (s *Service) readFolders() (err error) {
 		if err != nil {
 			return err
 		}
-		for name, lines := range s.containerFiles {
-			if _, both := other[name]; both {
-				s.cfg.Log.Warn("container of containers-dir is preferred to the one of the same name", "dir", dir, "container", name)
+		for _, f := range other {
+			if slices.ContainsFunc(s.containerFiles, func(own containerFile) bool { return own.name == f.name }) {
+				s.cfg.Log.Warn("container of containers-dir is preferred to the one of the same name", "dir", dir, "container", f.name)
+				continue
 			}
-			other[name] = lines
+			s.containerFiles = append(s.containerFiles, f)
 		}
-		s.containerFiles = other
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func TestOtherFolders(t *testing.T) {
 	}
 	check(map[string]string{"own": "here", "both": "mine", "its": "there"})
 	for name, want := range map[string]string{"both": "mine", "its": "x"} {
-		content, err := x.s.objects.GetBytes(t.Context(), name)
+		content, err := r.containers().GetBytes(t.Context(), name)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -51,7 +51,7 @@ type atom struct {
 	list wordList
 	// group and lines are those of atomContainer.
 	group int
-	lines map[string]struct{}
+	lines Lines
 }
 
 // lazyRegexp compiles an expression when it is first needed. Most never are.
@@ -90,7 +90,7 @@ type atomTable struct {
 	atoms      []*atom
 	numbers    map[string]int32
 	fields     *fieldTable
-	containers map[string]map[string]struct{}
+	containers map[string]Lines
 }
 
 // intern returns the number of the atom that does what the gene matcher does.
@@ -193,7 +193,7 @@ func (a *atom) setExpr(expr string) {
 	}
 }
 
-func containerAtom(m *engine.ContainerMatch, field int32, lines map[string]struct{}) (*atom, error) {
+func containerAtom(m *engine.ContainerMatch, field int32, lines Lines) (*atom, error) {
 	re, err := regexp.Compile(m.Regexp)
 	if err != nil {
 		return nil, err

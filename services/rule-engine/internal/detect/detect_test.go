@@ -190,7 +190,7 @@ func FuzzDetect(f *testing.F) {
 		f.Fatal(err)
 	}
 	reference := newPlain(f, list, sampleContainers)
-	set, _, err := Compile(list, sampleContainers, WithPanicHandler(func(rule string, v any) { panic(fmt.Sprint(rule, ": ", v)) }))
+	set, _, err := Compile(list, linesOf(sampleContainers), WithPanicHandler(func(rule string, v any) { panic(fmt.Sprint(rule, ": ", v)) }))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -271,7 +271,7 @@ func TestWaiting(t *testing.T) {
 		{"Name":"Two","Meta":{"Criticality":4},"Matches":["$a: extract('(?P<x>\\w+)', F) in zz","$b: extract('(?P<x>\\w+)', F) in aa","$c: extract('(?P<x>\\w+)', F) in here"],"Condition":"$a or $c"}
 		{"Name":"Off","Meta":{"Disable":true}}
 		{"Name":"Not","Matches":["$a: extract('(?P<x>\\w+)', F) in here"],"Condition":"!$a"}`)
-	set, waiting, err := Compile(list, map[string][]string{"here": nil})
+	set, waiting, err := Compile(list, map[string]Lines{"here": nil})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -320,7 +320,7 @@ func TestPanicSetsOneRuleAside(t *testing.T) {
 		mu       sync.Mutex
 		reported []string
 	)
-	set, _, err := Compile(mustParse(t, sampleRules), sampleContainers, WithPanicHandler(func(rule string, v any) {
+	set, _, err := Compile(mustParse(t, sampleRules), linesOf(sampleContainers), WithPanicHandler(func(rule string, v any) {
 		mu.Lock()
 		defer mu.Unlock()
 		reported = append(reported, rule)

@@ -103,9 +103,21 @@ func mustParse(tb testing.TB, text string) []*rules.Rule {
 	return list
 }
 
+// linesOf makes containers of their lines.
+func linesOf(containers map[string][]string) map[string]Lines {
+	all := make(map[string]Lines, len(containers))
+	for name, lines := range containers {
+		all[name] = make(Lines, len(lines))
+		for _, line := range lines {
+			all[name].Add(line)
+		}
+	}
+	return all
+}
+
 func mustCompile(tb testing.TB, list []*rules.Rule, containers map[string][]string) *Set {
 	tb.Helper()
-	set, _, err := Compile(list, containers, WithPanicHandler(func(rule string, v any) {
+	set, _, err := Compile(list, linesOf(containers), WithPanicHandler(func(rule string, v any) {
 		tb.Errorf("rule %q panicked: %v", rule, v)
 	}))
 	if err != nil {

@@ -66,12 +66,18 @@ func WithPanicHandler(f func(rule string, value any)) Option {
 	return func(s *Set) { s.onPanic = f }
 }
 
+// Lines is the content of a container, in lower case. It must not change once a
+// set is compiled with it; any number of sets may share it.
+type Lines map[string]struct{}
+
+// Add adds a line.
+func (l Lines) Add(line string) { l[strings.ToLower(line)] = struct{}{} }
+
 // Compile makes a set of the rules that are not disabled. Containers maps names
-// to lines; a container without lines exists, and case does not matter in
-// lines. It returns the rules that wait for a container, or an error that
+// to lines; a container without lines exists, and case does not matter. It returns the rules that wait for a container, or an error that
 // changes nothing: a *rules.CompileError, a *rules.ExistsError for two rules of
 // one name, or rules.ErrTooLarge. Compile may be called by several goroutines.
-func Compile(list []*rules.Rule, containers map[string][]string, opts ...Option) (*Set, []Waiting, error) {
+func Compile(list []*rules.Rule, containers map[string]Lines, opts ...Option) (*Set, []Waiting, error) {
 	if len(list) > rules.MaxRules {
 		return nil, nil, fmt.Errorf("%w: %d rules, at most %d are allowed in a set", rules.ErrTooLarge, len(list), rules.MaxRules)
 	}
@@ -87,14 +93,7 @@ func Compile(list []*rules.Rule, containers map[string][]string, opts ...Option)
 	b.atoms = atomTable{
 		numbers:    make(map[string]int32),
 		fields:     b.set.fields,
-		containers: make(map[string]map[string]struct{}, len(containers)),
-	}
-	for name, lines := range containers {
-		set := make(map[string]struct{}, len(lines))
-		for _, line := range lines {
-			set[strings.ToLower(line)] = struct{}{}
-		}
-		b.atoms.containers[name] = set
+		containers: containers,
 	}
 	for _, r := range list {
 		if r.Disabled {

@@ -93,6 +93,9 @@ func eventually(t *testing.T, f func() error) {
 // What is written here is read by every client, and the other way round.
 func TestFormat(t *testing.T) {
 	r := newRig(t)
+	if last, err := r.store.Last(t.Context()); last != 0 || err != nil {
+		t.Errorf("the last of none is %d, %v", last, err)
+	}
 	large := strings.Repeat("0123456789", objects.ChunkSize/4)
 	for name, content := range map[string]string{"empty": "", "small": "x", "one chunk": large[:objects.ChunkSize], "many chunks": large} {
 		t.Run(name, func(t *testing.T) {
@@ -122,6 +125,10 @@ func TestFormat(t *testing.T) {
 				t.Errorf("deleted: %+v, %v", ours, err)
 			}
 		})
+	}
+	last, err := r.store.Last(t.Context())
+	if info, lookup := r.store.Info(t.Context(), "small"); err != nil || lookup != nil || last < info.Seq || last == 0 {
+		t.Errorf("the last is %d, %v, %v", last, err, lookup)
 	}
 	if info, err := r.store.Info(t.Context(), "never"); err != nil || info.Seq != 0 || info.Exists() {
 		t.Errorf("%+v, %v", info, err)

@@ -31,6 +31,7 @@ func (s *Service) adminRoutes() []route {
 		s.commandRoutes(),
 		s.artifactRoutes(),
 		s.historyRoutes(),
+		s.containerRoutes(),
 	)
 }
 

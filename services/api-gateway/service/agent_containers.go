@@ -18,6 +18,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/objects"
 )
 
 const (
@@ -62,7 +63,7 @@ func (s *Service) getContainer(c *gin.Context, _ agent) {
 	}
 	c.Writer.Header().Set("Content-Type", contentText)
 	w := bufio.NewWriterSize(c.Writer, writePiece)
-	err := writeLines(w, newObjectReader(c.Request.Context(), set.stream, &ct.info))
+	err := writeLines(w, set.store.Read(c.Request.Context(), &ct.info.ObjectInfo))
 	if err == nil {
 		err = w.Flush()
 	}
@@ -101,30 +102,23 @@ func (s *Service) findContainer(c *gin.Context) (*containerSet, *container) {
 
 // container is one object of the store containers.
 type container struct {
-	info jetstream.ObjectInfo
+	info objects.Info
 	// sha256 is the hexadecimal SHA-256 of the lines without separators. It
 	// is empty for a container that could not be read yet.
 	sha256 string
+	lines  int
 }
 
 // containerSet is all containers at one time. It does not change.
 type containerSet struct {
-	stream jetstream.Stream // nil without containers
-	by     map[string]*container
-	list   []byte // the names as a JSON array, sorted
+	store    *objects.Store // nil without containers
+	by       map[string]*container
+	revision uint64 // that of the object store
+	list     []byte // the names as a JSON array, sorted
 }
 
-func newContainerSet(str jetstream.Stream, by map[string]*container) (*containerSet, error) {
-	names := slices.Sorted(maps.Keys(by))
-	if names == nil {
-		names = []string{}
-	}
-	list, err := json.Marshal(names)
-	if err != nil {
-		return nil, fmt.Errorf("names of containers: %w", err)
-	}
-	return &containerSet{stream: str, by: by, list: list}, nil
-}
+// names returns the names of the containers, sorted.
+func (s *containerSet) names() []string { return slices.Sorted(maps.Keys(s.by)) }
 
 // agentContainers keeps the names and hashes of containers in memory, so that
 // polls ask nobody. It follows the object store; the lines stay there. A hash
@@ -135,10 +129,13 @@ type agentContainers struct {
 	set   atomic.Pointer[containerSet]
 	known chan struct{} // closed when there is a first set
 	first sync.Once
+
+	mu    sync.Mutex
+	fresh chan struct{} // closed with the next set
 }
 
 func newAgentContainers(s *Service) *agentContainers {
-	return &agentContainers{svc: s, known: make(chan struct{})}
+	return &agentContainers{svc: s, known: make(chan struct{}), fresh: make(chan struct{})}
 }
 
 // get returns the containers, and waits for the first knowledge of them.
@@ -156,14 +153,41 @@ func (a *agentContainers) get(ctx context.Context) (*containerSet, error) {
 	}
 }
 
-// publish makes a set the one that agents see.
-func (a *agentContainers) publish(str jetstream.Stream, by map[string]*container) error {
-	set, err := newContainerSet(str, by)
-	if err != nil {
-		return err
+// await returns the containers once they are at least those of a revision, or
+// as they are after containersWait: who has changed a container shall see agents
+// get it.
+func (a *agentContainers) await(ctx context.Context, revision uint64) (*containerSet, error) {
+	ctx, cancel := context.WithTimeout(ctx, containersWait)
+	defer cancel()
+	for {
+		a.mu.Lock()
+		fresh := a.fresh
+		a.mu.Unlock()
+		set, err := a.get(ctx)
+		if err != nil || set.revision >= revision {
+			return set, err
+		}
+		select {
+		case <-fresh:
+		case <-ctx.Done():
+			return set, nil
+		}
 	}
+}
+
+// publish makes a set the one that agents see.
+func (a *agentContainers) publish(set *containerSet) error {
+	list, err := json.Marshal(append([]string{}, set.names()...))
+	if err != nil {
+		return fmt.Errorf("names of containers: %w", err)
+	}
+	set.list = list
 	a.set.Store(set)
 	a.first.Do(func() { close(a.known) })
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	close(a.fresh)
+	a.fresh = make(chan struct{})
 	return nil
 }
 
@@ -187,143 +211,52 @@ func (a *agentContainers) run(ctx context.Context) {
 // all of them.
 func (a *agentContainers) follow(ctx context.Context) error {
 	js := a.svc.cfg.Bus.JS
-	name, filter := stream.ObjectStream(stream.Containers)
-	str, err := js.Stream(ctx, name)
+	store, err := objects.Open(ctx, js, stream.Containers)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		if err := a.publish(nil, nil); err != nil {
+		if err := a.publish(&containerSet{}); err != nil {
 			return err
 		}
-		str, err = stream.Await(ctx, js, name)
+		name, _ := stream.ObjectStream(stream.Containers)
+		if _, err = stream.Await(ctx, js, name); err == nil {
+			store, err = objects.Open(ctx, js, stream.Containers)
+		}
 	}
 	if err != nil {
 		return err
 	}
-	c, err := js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{filter}, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
+	return store.Follow(ctx, a.svc.cfg.Log, func(ctx context.Context, snap objects.Snapshot) (time.Duration, error) {
+		return a.update(ctx, store, snap)
 	})
-	if err != nil {
-		return fmt.Errorf("consumer: %w", err)
-	}
-	seen := &objectInfos{by: map[string]jetstream.ObjectInfo{}, changed: make(chan struct{}, 1)}
-	if info := c.CachedInfo(); info != nil && info.NumPending == 0 {
-		seen.add(nil, true)
-	}
-	failed := make(chan error, 1)
-	fail := func(err error) {
-		select {
-		case failed <- err:
-		default:
-		}
-	}
-	consume, err := c.Consume(func(m jetstream.Msg) {
-		meta, err := m.Metadata()
-		if err != nil {
-			fail(err)
-			return
-		}
-		info := &jetstream.ObjectInfo{}
-		if err := json.Unmarshal(m.Data(), info); err != nil {
-			a.svc.cfg.Log.Warn("description of a container is not readable", "sequence", meta.Sequence.Stream, "error", err)
-			info = nil
-		}
-		seen.add(info, meta.NumPending == 0)
-	}, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { fail(err) }))
-	if err != nil {
-		return fmt.Errorf("consume: %w", err)
-	}
-	defer consume.Stop()
-	var retry <-chan time.Time
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-failed:
-			return err
-		case <-consume.Closed():
-			return errors.New("the consumer was closed")
-		case <-seen.changed:
-		case <-retry:
-		}
-		infos, complete := seen.snapshot()
-		if !complete {
-			continue
-		}
-		unread, err := a.update(ctx, str, infos)
-		if err != nil {
-			return err
-		}
-		if retry = nil; unread {
-			retry = time.After(containersRetry)
-		}
-	}
 }
 
-// update brings the set to the objects that exist. unread tells that some
-// could not be read: agents go on seeing their revision before, if any.
-func (a *agentContainers) update(ctx context.Context, str jetstream.Stream, infos map[string]jetstream.ObjectInfo) (unread bool, err error) {
+// update brings the set to the objects that exist. If some cannot be read it is
+// to be called again: agents go on seeing their revision before, if any.
+func (a *agentContainers) update(ctx context.Context, store *objects.Store, snap objects.Snapshot) (again time.Duration, err error) {
 	var before map[string]*container
 	if set := a.set.Load(); set != nil {
 		before = set.by
 	}
-	by := make(map[string]*container, len(infos))
-	for name, info := range infos {
+	by := make(map[string]*container, len(snap.By))
+	for name, info := range snap.By {
 		old := before[name]
 		if old != nil && old.sha256 != "" && old.info.NUID == info.NUID {
-			by[name] = old
+			by[name] = &container{info: info, sha256: old.sha256, lines: old.lines}
 			continue
 		}
-		sum, err := hashLines(newObjectReader(ctx, str, &info))
+		sum, lines, err := hashLines(store.Read(ctx, &info.ObjectInfo))
 		a.svc.metrics.hashed.Inc()
 		switch {
 		case err == nil:
-			by[name] = &container{info: info, sha256: sum}
+			by[name] = &container{info: info, sha256: sum, lines: lines}
 		case ctx.Err() != nil:
-			return false, ctx.Err()
+			return 0, ctx.Err()
 		default:
 			a.svc.cfg.Log.Warn("container cannot be read, trying again", "container", name, "error", err)
-			unread = true
+			again = containersRetry
 			if by[name] = old; old == nil {
 				by[name] = &container{info: info}
 			}
 		}
 	}
-	return unread, a.publish(str, by)
-}
-
-// objectInfos are the newest descriptions of the objects of a store.
-type objectInfos struct {
-	mu       sync.Mutex
-	by       map[string]jetstream.ObjectInfo
-	complete bool
-	changed  chan struct{} // holds a value when snapshot gives something new
-}
-
-// add notes a description, nil for one that is not readable. last tells that
-// no more are waiting.
-func (o *objectInfos) add(info *jetstream.ObjectInfo, last bool) {
-	o.mu.Lock()
-	switch {
-	case info == nil:
-	case info.Deleted:
-		delete(o.by, info.Name)
-	default:
-		o.by[info.Name] = *info
-	}
-	o.complete = o.complete || last
-	o.mu.Unlock()
-	select {
-	case o.changed <- struct{}{}:
-	default:
-	}
-}
-
-// snapshot returns the descriptions, and whether they are those of all
-// objects.
-func (o *objectInfos) snapshot() (map[string]jetstream.ObjectInfo, bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if !o.complete {
-		return nil, false
-	}
-	return maps.Clone(o.by), true
+	return again, a.publish(&containerSet{store: store, by: by, revision: snap.Revision})
 }

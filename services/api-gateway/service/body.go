@@ -111,14 +111,19 @@ func readBody(r *http.Request, max int64) ([]byte, error) {
 	if err == nil {
 		body, err = io.ReadAll(src)
 	}
-	switch {
-	case err == nil:
-		return body, nil
-	case errors.Is(err, errCoding), fault.Is(err, fault.TooLarge):
-	default:
+	if err != nil {
+		return nil, bodyFailure(err)
+	}
+	return body, nil
+}
+
+// bodyFailure makes a bodyError of an error of openBody, or of reading what it
+// returned.
+func bodyFailure(err error) error {
+	if !errors.Is(err, errCoding) && !fault.Is(err, fault.TooLarge) {
 		_, err = refusal(err)
 	}
-	return nil, &bodyError{err}
+	return &bodyError{err}
 }
 
 // limited refuses a body that is larger than max bytes.

@@ -3,73 +3,17 @@ package gateway
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"unicode/utf8"
-
-	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 )
 
 // maxLinePiece is the most of a line that is in memory, in bytes.
 const maxLinePiece = 64 << 10
-
-// errObject says that an object is not what its description says.
-var errObject = errors.New("the object differs from its description")
-
-// objectReader reads an object of the store containers, one chunk at a time
-// and each only when it is asked for. Unlike an ObjectResult it needs no
-// consumer, each chunk has a time limit of its own however slowly the content
-// is read, and an object that is deleted meanwhile is an error at once.
-type objectReader struct {
-	ctx     context.Context
-	stream  jetstream.Stream
-	info    *jetstream.ObjectInfo
-	subject string
-	next    uint64 // stream sequence from which the next chunk is looked for
-	chunks  uint32
-	size    uint64
-	rest    []byte
-	digest  hash.Hash
-}
-
-func newObjectReader(ctx context.Context, str jetstream.Stream, info *jetstream.ObjectInfo) *objectReader {
-	return &objectReader{
-		ctx: ctx, stream: str, info: info, next: 1, digest: sha256.New(),
-		subject: stream.ObjectChunks(stream.Containers, info.NUID),
-	}
-}
-
-// Read implements io.Reader. It returns io.EOF only when everything has been
-// read and has the digest of the description.
-func (r *objectReader) Read(p []byte) (int, error) {
-	for len(r.rest) == 0 {
-		if r.chunks == r.info.Chunks {
-			if r.size != r.info.Size || r.info.Size > 0 && jetstream.GetObjectDigestValue(r.digest) != r.info.Digest {
-				return 0, fmt.Errorf("%w: %d bytes, %d expected", errObject, r.size, r.info.Size)
-			}
-			return 0, io.EOF
-		}
-		m, err := r.stream.GetMsg(r.ctx, r.next, jetstream.WithGetMsgSubject(r.subject))
-		if err != nil {
-			return 0, fmt.Errorf("chunk %d of %d: %w", r.chunks+1, r.info.Chunks, err)
-		}
-		r.next, r.rest = m.Sequence+1, m.Data
-		r.chunks++
-		r.size += uint64(len(m.Data))
-		_, _ = r.digest.Write(m.Data) // never fails
-	}
-	n := copy(p, r.rest)
-	r.rest = r.rest[n:]
-	return n, nil
-}
 
 // readLines calls f with the lines of a container's content, as
 // message.DecodeContainer reads them. A line longer than maxLinePiece comes in
@@ -157,12 +101,15 @@ func writeLines(w io.Writer, content io.Reader) error {
 }
 
 // hashLines returns the hexadecimal SHA-256 over the lines of a container's
-// content, without anything between them. They are taken as writeLines gives
+// content, without anything between them, and how many there are. The lines are taken as writeLines gives
 // them, so bytes that are no UTF-8 count as the replacement character, and an
 // agent can verify what it got.
-func hashLines(content io.Reader) (string, error) {
+func hashLines(content io.Reader) (hash string, lines int, err error) {
 	sum := sha256.New()
-	err := readLines(content, func(piece []byte, _ bool) error {
+	err = readLines(content, func(piece []byte, end bool) error {
+		if end {
+			lines++
+		}
 		if !utf8.Valid(piece) {
 			piece = []byte(string([]rune(string(piece))))
 		}
@@ -170,7 +117,7 @@ func hashLines(content io.Reader) (string, error) {
 		return err
 	})
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
-	return hex.EncodeToString(sum.Sum(nil)), nil
+	return hex.EncodeToString(sum.Sum(nil)), lines, nil
 }

@@ -42,8 +42,8 @@ func FuzzContainerLines(f *testing.F) {
 				t.Errorf("%s: %.200q, want %.200q", name, b.String(), text)
 			}
 		}
-		sum, err := hashLines(strings.NewReader(content))
-		if err != nil || sum != hexSum(strings.Join(want, "")) {
+		sum, lines, err := hashLines(strings.NewReader(content))
+		if err != nil || lines != len(want) || sum != hexSum(strings.Join(want, "")) {
 			t.Errorf("SHA-256 %s, %v", sum, err)
 		}
 	})
@@ -55,7 +55,7 @@ func TestContainerLinesFail(t *testing.T) {
 	if err := writeLines(io.Discard, content()); !errors.Is(err, broken) {
 		t.Errorf("reading: %v", err)
 	}
-	if _, err := hashLines(content()); !errors.Is(err, broken) {
+	if _, _, err := hashLines(content()); !errors.Is(err, broken) {
 		t.Errorf("hashing: %v", err)
 	}
 	closed, w := io.Pipe()

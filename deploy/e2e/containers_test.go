@@ -167,3 +167,99 @@ func TestContainers(t *testing.T) {
 	p.mustPost(e, badEvent(4, at.Add(3*time.Second)), plainEvent(5, at.Add(4*time.Second)))
 	alertsAre("2 KnownBad", "5 Waits")
 }
+
+// TestContainersAPI changes containers by the admin API: a rule starts and
+// stops to work with the answer, and a restart keeps everything, also against
+// the folder. A million lines go in and come back in bounded memory.
+func TestContainersAPI(t *testing.T) {
+	containers := t.TempDir()
+	write(t, filepath.Join(containers, "badnames.txt"), "other.exe\n")
+	write(t, filepath.Join(containers, "deleted.txt"), "x\n")
+	p := start(t, t.TempDir(), "--containers-dir", containers, "--tls", "off")
+	e := p.enrol()
+	p.data(http.MethodPost, "/rules", containerRule("KnownBad", "badnames")+"\n"+containerRule("Waits", "arriving"))
+	at, sent, before := time.Now().Add(-time.Minute), 0, 0
+	var want []string
+	// post sends an event of evil.exe, of which found is to be found.
+	post := func(found string) {
+		t.Helper()
+		sent++
+		p.mustPost(e, badEvent(sent, at.Add(time.Duration(sent)*time.Second)))
+		if found != "" {
+			want = append(want, found)
+		}
+		eventually(t, "alerts", func() error {
+			if n := p.metric("nightjar_rule_engine_events_total"); n < float64(sent-before) {
+				return fmt.Errorf("%v events are looked at, want %d", n, sent-before)
+			}
+			var got []string
+			for _, raw := range p.events(e, "alerts"+everything) {
+				var a struct {
+					Event struct{ GeneInfo struct{ Signature []string } }
+				}
+				if err := json.Unmarshal(raw, &a); err != nil {
+					return err
+				}
+				got = append(got, strings.Join(a.Event.GeneInfo.Signature, "+"))
+			}
+			if !slices.Equal(got, want) {
+				return fmt.Errorf("%q, want %q", got, want)
+			}
+			return nil
+		})
+	}
+	post("")
+	p.data(http.MethodPost, "/containers/badnames", "EVIL.exe\n")
+	post("KnownBad")
+	p.data(http.MethodPut, "/containers/arriving", "evil.exe")
+	post("KnownBad+Waits")
+	p.data(http.MethodDelete, "/containers/badnames", "")
+	post("Waits")
+	p.data(http.MethodDelete, "/containers/deleted", "")
+
+	const million = 1_000_000
+	var text strings.Builder
+	for n := range million {
+		fmt.Fprintf(&text, "%010d\n", n)
+	}
+	resident := p.memory("VmRSS:")
+	for range 2 {
+		var c struct{ Lines int }
+		if err := json.Unmarshal(p.data(http.MethodPut, "/containers/million", text.String()), &c); err != nil || c.Lines != million {
+			t.Fatalf("%d lines, %v", c.Lines, err)
+		}
+	}
+	if resp, raw := p.raw("/containers/million?raw=true"); resp.StatusCode != http.StatusOK || string(raw) != text.String() {
+		t.Errorf("%d, %d bytes of %d", resp.StatusCode, len(raw), text.Len())
+	}
+	var lines []string
+	if err := json.Unmarshal(p.data(http.MethodGet, "/containers/million", ""), &lines); err != nil || len(lines) != million || lines[million-1] != fmt.Sprintf("%010d", million-1) {
+		t.Errorf("%d lines, %v", len(lines), err)
+	}
+	// One million lines in use, a second million while it is replaced, and what
+	// the garbage collector leaves.
+	if grown := p.peak() - resident; grown > 1<<30 {
+		t.Errorf("the process has grown by %d MiB", grown>>20)
+	}
+	if a, err := p.ask(http.MethodPost, "/containers/million", "one more\n"); err != nil || !strings.Contains(a.Error, "more than 1000000 lines") {
+		t.Errorf("%+v, %v", a, err)
+	}
+	post("Waits")
+
+	p.kill()
+	p.run()
+	var list []struct {
+		Name  string
+		Lines int
+	}
+	if err := json.Unmarshal(p.data(http.MethodGet, "/containers", ""), &list); err != nil || fmt.Sprint(list) != "[{arriving 1} {million 1000000}]" {
+		t.Errorf("after a restart: %v, %v", list, err)
+	}
+	before = sent
+	post("Waits")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if log := p.stderr.String(); strings.Contains(strings.ToLower(log), "permissions violation") {
+		t.Error("a service may not do on NATS what it has to")
+	}
+}

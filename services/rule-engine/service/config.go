@@ -51,7 +51,7 @@ const defaultAckWait = 30 * time.Second
 // service once they are read.
 func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 	rulesDir := fs.String("rules-dir", "", "folder with .gen and .gene rule files and .toml and .tpl templates, imported at start")
-	containersDir := fs.String("containers-dir", "", "folder with container files, imported at start; a container's name is its file's up to the first dot")
+	containersDir := fs.String("containers-dir", "", "folder with container files, imported at start unless unchanged since their last import; a container's name is its file's up to the first dot")
 	siems := fs.String("siem", "siem", "names of SIEMs, comma-separated; each gets a durable consumer on the stream ALERTS")
 	retention := config.Duration(DefaultRetentionAlerts)
 	fs.Var(&retention, "retention-alerts", "how long alerts are kept; 0 for ever")

@@ -15,6 +15,15 @@
 // answered when this replica has the change in force; a reading request first
 // waits for what other replicas have written before it.
 //
+// # Containers
+//
+// A container is an object whose description is replaced with compare-and-set:
+// by requests, for which the gateway has stored the text, and by the import of
+// a folder, which remembers in the description what it took last. Every replica
+// follows the descriptions, reads what is new, and compiles the rules once for
+// all that has changed. A request is answered when this replica has the change
+// in force.
+//
 // # Detection
 //
 // An event becomes an alert when the agent marked it or a rule matches. An

@@ -63,7 +63,7 @@ func AddFlags(fs *flag.FlagSet) *Config {
 	fs.StringVar(&c.AdminKey, "admin-key", "", "key of the operator admin; without it one is generated at the first start and printed once")
 	fs.StringVar(&c.ServerKey, "server-key", "", "what GET /key answers; generated when not given")
 	fs.StringVar(&c.RulesDir, "rules-dir", "", "folder of rules (.gen, .gene; gene v1 or v2) and templates (.toml, .tpl), imported at start")
-	fs.StringVar(&c.ContainersDir, "containers-dir", "", "folder of container files, imported at start; a container's name is its file's up to the first dot")
+	fs.StringVar(&c.ContainersDir, "containers-dir", "", "folder of container files, imported at start unless unchanged since their last import; a container's name is its file's up to the first dot")
 	fs.StringVar(&c.ImportWHIDS, "import-whids", "", "a WHIDS manager's configuration file, taken over at start: endpoints and operators with their keys, the server key, rules and containers")
 	fs.StringVar(&c.DropDir, "drop-dir", "", "the only folder from which drop-files may be read (default <data-dir>/drop)")
 	fs.Var(&c.RetentionEvents, "retention-events", "how long events are kept; 0 for ever")

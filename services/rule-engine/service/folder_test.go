@@ -159,7 +159,7 @@ func TestContainersFolder(t *testing.T) {
 	}
 	x.stop()
 	cfg.Bus, cfg.Metrics = r.srv.Bus(t, access.Rules), prometheus.NewRegistry()
-	x = r.start(cfg)
+	r.start(cfg)
 	after, err := r.containers().GetInfo(t.Context(), "domains")
 	if err != nil {
 		t.Fatal(err)

@@ -40,7 +40,7 @@ func Restricted(t testing.TB, service string) (own, all *bus.Bus) {
 		Users: []*server.User{{Username: "all", Password: "all"}},
 		Nkeys: []*server.NkeyUser{{Nkey: public, Permissions: &server.Permissions{
 			Publish: &server.SubjectPermission{Allow: p.Publish}, Subscribe: &server.SubjectPermission{Allow: p.Subscribe},
-			Response: &server.ResponsePermission{MaxMsgs: 1, Expires: time.Minute},
+			Response: &server.ResponsePermission{MaxMsgs: 1, Expires: access.RespondWithin},
 		}}},
 	})
 	if err != nil {

@@ -2,6 +2,7 @@ package access
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
@@ -39,8 +40,13 @@ func NKeyOption(seed []byte) (nats.Option, error) {
 	return nats.Nkey(public, kp.Sign), nil
 }
 
+// RespondWithin is how long a service may take to answer a request; the server
+// lets no answer through that comes later.
+const RespondWithin = 2 * time.Minute
+
 // Permissions are the subjects that a user may publish to and subscribe to.
-// Respond allows one answer to each request that the user received.
+// Respond allows one answer to each request that the user received, within
+// RespondWithin.
 type Permissions struct {
 	Publish, Subscribe []string
 	Respond            bool

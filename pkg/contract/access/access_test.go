@@ -59,7 +59,7 @@ func connect(t *testing.T) map[string]*nats.Conn {
 			Publish: &server.SubjectPermission{Allow: p.Publish}, Subscribe: &server.SubjectPermission{Allow: p.Subscribe},
 		}}
 		if p.Respond {
-			u.Permissions.Response = &server.ResponsePermission{MaxMsgs: 1, Expires: time.Minute}
+			u.Permissions.Response = &server.ResponsePermission{MaxMsgs: 1, Expires: access.RespondWithin}
 		}
 		opts.Nkeys = append(opts.Nkeys, u)
 	}

@@ -3,12 +3,11 @@ package ruleengine
 import (
 	"flag"
 	"fmt"
-	"regexp"
 	"runtime"
-	"strings"
 	"time"
 
 	"github.com/nightjar-edr/nightjar/pkg/config"
+	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 )
 
@@ -52,33 +51,27 @@ const defaultAckWait = 30 * time.Second
 func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 	rulesDir := fs.String("rules-dir", "", "folder with .gen and .gene rule files and .toml and .tpl templates, imported at start")
 	containersDir := fs.String("containers-dir", "", "folder with container files, imported at start unless unchanged since their last import; a container's name is its file's up to the first dot")
-	siems := fs.String("siem", "siem", "names of SIEMs, comma-separated; each gets a durable consumer on the stream ALERTS")
+	list := fs.String("siem", "siem", "names of SIEMs, comma-separated; each gets a durable consumer on the stream ALERTS")
+	config.Check(fs, "siem", func() error {
+		_, err := access.ParseSIEMs(*list)
+		return err
+	})
 	retention := config.Duration(DefaultRetentionAlerts)
 	fs.Var(&retention, "retention-alerts", "how long alerts are kept; 0 for ever")
 	var maxBytes config.Bytes
 	fs.Var(&maxBytes, "max-alert-bytes", "bytes that the stream ALERTS may use")
 	workers := fs.Int("workers", 0, "goroutines that detect; 0 for one for each processor")
 	return func(env lifecycle.Env) (lifecycle.Component, error) {
+		siems, err := access.ParseSIEMs(*list)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", lifecycle.ErrUsage, err)
+		}
 		return New(Config{
-			Env: env, RulesDir: *rulesDir, ContainersDir: *containersDir, SIEMs: ParseSIEMs(*siems),
+			Env: env, RulesDir: *rulesDir, ContainersDir: *containersDir, SIEMs: siems,
 			RetentionAlerts: time.Duration(retention), MaxAlertBytes: int64(maxBytes), Workers: *workers,
 		})
 	}
 }
-
-// ParseSIEMs reads a comma-separated list of names.
-func ParseSIEMs(list string) []string {
-	var names []string
-	for name := range strings.SplitSeq(list, ",") {
-		if name = strings.TrimSpace(name); name != "" {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
-// siemName is what NATS and its tools accept as the name of a consumer.
-var siemName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
 
 func (c *Config) check() error {
 	if c.Workers == 0 {
@@ -91,8 +84,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("%w: workers %d: want 0 to 1024", lifecycle.ErrUsage, c.Workers)
 	}
 	for _, name := range c.SIEMs {
-		if !siemName.MatchString(name) {
-			return fmt.Errorf("%w: siem %q: want 1 to 32 letters, digits, dashes or underscores", lifecycle.ErrUsage, name)
+		if err := access.CheckSIEM(name); err != nil {
+			return fmt.Errorf("%w: %w", lifecycle.ErrUsage, err)
 		}
 	}
 	return nil

@@ -6,14 +6,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nightjar-edr/nightjar/pkg/config"
-	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 )
 
 // Config are the settings of a manager.
@@ -71,27 +68,6 @@ func AddFlags(fs *flag.FlagSet) *Config {
 	fs.Var(&c.MaxStore, "max-store", "bytes that all stores together may use, such as 50GiB; ingest is refused before it is passed")
 	fs.Var(&c.Sync, "sync", "always: every acknowledgement is on stable storage; or an interval such as 10s, which a power cut may lose")
 	return c
-}
-
-var siemName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
-
-// siems returns the names of the SIEMs.
-func (c *Config) siems() ([]string, error) {
-	var names []string
-	for name := range strings.SplitSeq(c.SIEMs, ",") {
-		name = strings.TrimSpace(name)
-		switch {
-		case name == "":
-			continue
-		case !siemName.MatchString(name):
-			return nil, fmt.Errorf("siem %q: a name is 1 to 32 letters, digits, - and _", name)
-		case slices.Contains(access.Services, name) || name == access.Rules:
-			return nil, fmt.Errorf("siem %q: this is the name of a service", name)
-		case !slices.Contains(names, name):
-			names = append(names, name)
-		}
-	}
-	return names, nil
 }
 
 // checkAddresses returns an error for an address that can never be listened on.

@@ -52,7 +52,7 @@ func New(cfg Config) (_ *Manager, err error) {
 	if m.cfg.Notice == nil {
 		m.cfg.Notice = func(string) {}
 	}
-	siems, err := cfg.siems()
+	siems, err := access.ParseSIEMs(cfg.SIEMs)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", lifecycle.ErrUsage, err)
 	}

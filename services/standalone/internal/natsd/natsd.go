@@ -130,7 +130,7 @@ func user(public string, p access.Permissions) *server.NkeyUser {
 		Subscribe: &server.SubjectPermission{Allow: p.Subscribe},
 	}}
 	if p.Respond {
-		u.Permissions.Response = &server.ResponsePermission{MaxMsgs: 1, Expires: 2 * time.Minute}
+		u.Permissions.Response = &server.ResponsePermission{MaxMsgs: 1, Expires: access.RespondWithin}
 	}
 	return u
 }

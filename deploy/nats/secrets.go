@@ -1,0 +1,75 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"gopkg.in/yaml.v2"
+)
+
+// seedKey is the name of a seed within its secret.
+const seedKey = "seed.nk"
+
+// manifest is a Kubernetes Secret or ConfigMap.
+type manifest struct {
+	APIVersion string            `yaml:"apiVersion"`
+	Kind       string            `yaml:"kind"`
+	Metadata   metadata          `yaml:"metadata"`
+	Type       string            `yaml:"type,omitempty"`
+	StringData map[string]string `yaml:"stringData,omitempty"`
+	Data       map[string]string `yaml:"data,omitempty"`
+}
+
+type metadata struct {
+	Name      string            `yaml:"name"`
+	Namespace string            `yaml:"namespace"`
+	Labels    map[string]string `yaml:"labels"`
+}
+
+// secretName is the name of the secret with a user's seed, made of what
+// Kubernetes allows.
+func secretName(user string) string {
+	return "nightjar-nats-" + strings.ToLower(strings.ReplaceAll(user, "_", "-"))
+}
+
+// printSecrets prints a Secret for each user with its seed, so that a pod is
+// given its own and no other, and a ConfigMap with the public keys for the
+// server.
+func printSecrets(w io.Writer, dir, namespace string, users []string) error {
+	list, err := publicKeys(dir, users)
+	if err != nil {
+		return err
+	}
+	labels := map[string]string{"app.kubernetes.io/part-of": "nightjar"}
+	manifests := []manifest{{APIVersion: "v1", Kind: "ConfigMap", Data: map[string]string{keysFile: string(list)},
+		Metadata: metadata{Name: "nightjar-nats-keys", Namespace: namespace, Labels: labels}}}
+	owner := map[string]string{"nightjar-nats-keys": "the public keys"}
+	for _, user := range users {
+		name := secretName(user)
+		if other, taken := owner[name]; taken {
+			return fmt.Errorf("secret %s of %s: this is the name for %s, too", name, user, other)
+		}
+		if strings.HasSuffix(name, "-") {
+			return fmt.Errorf("secret %s of %s: Kubernetes wants a letter or digit at the end of a name", name, user)
+		}
+		owner[name] = user
+		seed, err := os.ReadFile(seedFile(dir, user))
+		if err != nil {
+			return fmt.Errorf("key of %s: %w", user, err)
+		}
+		manifests = append(manifests, manifest{APIVersion: "v1", Kind: "Secret", Type: "Opaque", StringData: map[string]string{seedKey: string(seed)},
+			Metadata: metadata{Name: name, Namespace: namespace, Labels: labels}})
+	}
+	for _, m := range manifests {
+		text, err := yaml.Marshal(m)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(w, "---\n%s", text); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -15,6 +15,13 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 )
 
+// A server that is gone without a word, such as a host that lost its power, is
+// noticed by pings that stay unanswered, after at most 30 seconds.
+const (
+	pingInterval = 10 * time.Second
+	maxPings     = 2
+)
+
 // ErrOptions means that Options cannot be used, whatever the servers do.
 var ErrOptions = errors.New("unusable options")
 
@@ -55,6 +62,8 @@ func Connect(o Options) (*Bus, error) {
 		nats.ReconnectWait(200 * time.Millisecond),
 		nats.ReconnectJitter(100*time.Millisecond, 500*time.Millisecond),
 		nats.RetryOnFailedConnect(false),
+		nats.PingInterval(pingInterval),
+		nats.MaxPingsOutstanding(maxPings),
 		nats.ReconnectBufSize(-1), // fail at once instead of pretending
 		nats.ErrorHandler(func(_ *nats.Conn, s *nats.Subscription, err error) {
 			subj := ""

@@ -13,6 +13,7 @@ REVIVE      := github.com/mgechev/revive@v1.15.0
 NIGHTJAR_TESTDATA ?= ../shared
 FUZZTIME ?= 10s
 BENCHTIME ?= 1s
+AWAY ?= 1m
 
 .DEFAULT_GOAL := help
 
@@ -47,6 +48,10 @@ test-recorded: ## run the tests on recorded events and rules, found in NIGHTJAR_
 test-exchanges: ## replay recorded exchanges of a WHIDS manager, found in NIGHTJAR_TESTDATA
 	NIGHTJAR_TESTDATA="$(abspath $(NIGHTJAR_TESTDATA))" go test -tags recorded -run ReplayedExchanges -timeout 10m ./deploy/e2e
 
+.PHONY: test-cluster
+test-cluster: ## run the services apart while NATS servers and replicas are killed and cut off; NATS is away for AWAY (default 1m)
+	go test -tags cluster -run 'TestNATSAway|TestNATSCluster|TestReplicas' -timeout 30m ./deploy/e2e -away $(AWAY)
+
 .PHONY: fuzz
 fuzz: ## fuzz every parser of outside bytes, each for FUZZTIME (default 10s; 2000x is a count)
 	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
@@ -66,8 +71,10 @@ lint: ## check formatting, vet, staticcheck and doc comments
 	@unformatted=$$(gofmt -l $(MODULES)); test -z "$$unformatted" || { echo "gofmt has not been run on:"; echo "$$unformatted"; exit 1; }
 	go vet $(PACKAGES)
 	go vet -tags recorded ./services/rule-engine/... ./deploy/e2e/...
+	go vet -tags cluster ./deploy/e2e/...
 	go run $(STATICCHECK) $(PACKAGES)
 	go run $(STATICCHECK) -tags recorded ./services/rule-engine/... ./deploy/e2e/...
+	go run $(STATICCHECK) -tags cluster ./deploy/e2e/...
 	go run $(REVIVE) -config revive.toml -formatter friendly -set_exit_status $(PACKAGES)
 
 .PHONY: tidy

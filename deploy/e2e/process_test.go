@@ -86,13 +86,6 @@ func (p *process) running() error {
 	}
 }
 
-// kill ends the program with SIGKILL.
-func (p *process) kill() {
-	p.t.Helper()
-	p.signal(syscall.SIGKILL)
-	<-p.exited
-}
-
 // terminate stops the program with SIGTERM and demands a clean end.
 func (p *process) terminate() {
 	p.t.Helper()
@@ -106,11 +99,6 @@ func (p *process) terminate() {
 		p.t.Fatalf("%s: SIGTERM: still running after 25s", p.name)
 	}
 }
-
-// pause stops the program without ending it: to everybody else it is a host
-// that does not answer any more. resume lets it go on.
-func (p *process) pause()  { p.signal(syscall.SIGSTOP) }
-func (p *process) resume() { p.signal(syscall.SIGCONT) }
 
 func (p *process) signal(s os.Signal) {
 	p.t.Helper()

@@ -1,0 +1,109 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"flag"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/access"
+)
+
+// away is how long NATS is stopped.
+var away = flag.Duration("away", 15*time.Second, "how long NATS is stopped under load")
+
+// kill ends the program with SIGKILL.
+func (p *process) kill() {
+	p.t.Helper()
+	p.signal(syscall.SIGKILL)
+	<-p.exited
+}
+
+// pause stops the program without ending it: to everybody else it is a host
+// that does not answer any more. resume lets it go on.
+func (p *process) pause()  { p.signal(syscall.SIGSTOP) }
+func (p *process) resume() { p.signal(syscall.SIGCONT) }
+
+// TestNATSAway kills, stops and freezes the one NATS server under load.
+func TestNATSAway(t *testing.T) {
+	c := startNATS(t, 1)
+	c.addAll(1)
+	c.add(access.Gateway)
+	c.ready()
+	l := startLoad(t, c)
+	l.progress()
+	for range 3 {
+		c.nats[0].kill()
+		c.nats[0].run()
+		l.progress()
+	}
+	for _, end := range []struct {
+		name        string
+		stop, start func()
+	}{
+		{"killed", c.nats[0].kill, c.nats[0].run},
+		{"frozen", c.nats[0].pause, c.nats[0].resume},
+	} {
+		before := l.refused.Load()
+		end.stop()
+		time.Sleep(*away) // the time it is away, not a wait for something
+		if l.refused.Load() == before {
+			t.Errorf("%s: no agent was answered 503 with Retry-After", end.name)
+		}
+		end.start()
+		l.progress()
+	}
+	l.verify(c)
+}
+
+// TestNATSCluster takes one server after the other from a cluster of three
+// that keeps everything in three copies.
+func TestNATSCluster(t *testing.T) {
+	c := startNATS(t, 3)
+	c.addAll(1)
+	c.add(access.Gateway)
+	c.ready()
+	c.replicated(t, 3)
+	l := startLoad(t, c)
+	l.progress()
+
+	c.nats[0].kill()
+	l.progress()
+	c.nats[0].run()
+	eventually(t, "the killed server has caught up", c.nats[0].healthy)
+	l.progress()
+
+	c.nats[1].pause() // cut off: its connections stand and nothing comes of them
+	l.progress()
+	time.Sleep(*away)
+	l.progress()
+	c.nats[1].resume()
+	eventually(t, "the server that was cut off has caught up", c.nats[1].healthy)
+	l.progress()
+
+	c.nats[2].kill()
+	l.progress()
+	c.nats[2].run()
+	eventually(t, "the last one has caught up", c.nats[2].healthy)
+	l.verify(c)
+}
+
+// TestReplicas runs two processes of every service and kills one of each in
+// turn.
+func TestReplicas(t *testing.T) {
+	c := startNATS(t, 1)
+	c.addAll(2)
+	l := startLoad(t, c)
+	l.progress()
+	for n, kind := range access.Services {
+		s := c.of(kind)[n%2]
+		s.kill()
+		l.progress()
+		s.run()
+		l.progress()
+		c.ready()
+	}
+	l.verify(c)
+}

@@ -297,12 +297,26 @@ func (c *cluster) twoGateways(t *testing.T) {
 
 // deletedEndpoint deletes an endpoint on one gateway while it talks to both.
 // The gateway that answers the operator refuses it from that answer on; the
-// other one does when the record has reached it, and ever after.
+// other one does when the record has reached it, and ever after. What the
+// endpoint had sent stays readable.
 func (c *cluster) deletedEndpoint(t *testing.T) {
 	here, there := c.on(t, 0), c.on(t, 1)
 	e := c.everywhere(t, here.enrol())
-	line := plainEvent(1, time.Now().Add(-time.Minute))
+	line := badEvent(1, time.Now().Add(-time.Minute))
 	there.mustPost(e, line)
+	there.mustSend(e, artifact{Filename: "dump", Content: []byte("memory")})
+	stored := func() error {
+		for _, p := range []*proc{here, there} {
+			if logs, alerts, files := p.events(e, "logs"+everything), p.events(e, "alerts"+everything), p.artifacts(e, ""); len(logs) != 1 || len(alerts) != 1 || len(files) != 1 {
+				return fmt.Errorf("%d events, %d alerts, %d folders of artifacts", len(logs), len(alerts), len(files))
+			}
+			if _, content := p.raw("/endpoints/" + e.UUID + "/artifacts/" + processGUID + "/" + eventHash + "/dump?raw=true"); string(content) != "memory" {
+				return fmt.Errorf("artifact is %q", content)
+			}
+		}
+		return nil
+	}
+	eventually(t, "stored", stored)
 	here.data(http.MethodDelete, "/endpoints/"+e.UUID, "")
 	refused := func(p *proc) error {
 		code, err := p.post(e, true, line)
@@ -319,5 +333,8 @@ func (c *cluster) deletedEndpoint(t *testing.T) {
 		if err := errors.Join(refused(here), refused(there)); err != nil {
 			t.Error(err)
 		}
+	}
+	if err := stored(); err != nil {
+		t.Errorf("of a deleted endpoint: %v", err)
 	}
 }

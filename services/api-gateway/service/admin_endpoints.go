@@ -103,6 +103,23 @@ func (s *Service) exists(ctx context.Context, uuid string) error {
 	return err
 }
 
+// remembered returns nil when an endpoint is known or was deleted: what it sent
+// stays readable.
+func (s *Service) remembered(ctx context.Context, uuid string) error {
+	err := s.exists(ctx, uuid)
+	if !fault.Is(err, fault.NotFound) {
+		return err
+	}
+	deleted, lookup := s.credentials.wasDeleted(uuid)
+	switch {
+	case lookup != nil:
+		return lookup
+	case deleted:
+		return nil
+	}
+	return err
+}
+
 func (s *Service) createEndpoint(ctx context.Context, q *call) (result, error) {
 	reply, err := ask[message.EndpointReply](ctx, s, message.RegistryCreate, message.EndpointRequest{})
 	if err != nil {

@@ -80,7 +80,7 @@ func parseSpan(q *call, now time.Time) (span, error) {
 
 // queryLogs answers with an endpoint's events or alerts in the order of time.
 func (s *Service) queryLogs(ctx context.Context, q *call, alerts bool) (result, error) {
-	if err := s.exists(ctx, q.uuid()); err != nil {
+	if err := s.remembered(ctx, q.uuid()); err != nil {
 		return result{}, err
 	}
 	within, err := parseSpan(q, time.Now())

@@ -64,7 +64,7 @@ func (s *Service) deleteReport(ctx context.Context, q *call) (result, error) {
 }
 
 func (s *Service) report(ctx context.Context, q *call, subject string) (result, error) {
-	if err := s.exists(ctx, q.uuid()); err != nil {
+	if err := s.remembered(ctx, q.uuid()); err != nil {
 		return result{}, err
 	}
 	reply, err := ask[message.ReportReply](ctx, s, subject, message.ReportRequest{UUID: q.uuid()})

@@ -134,7 +134,7 @@ type artifactFolder struct {
 
 // list answers with an endpoint's artifacts, one element for each event.
 func (d *artifactDesk) list(ctx context.Context, q *call) (result, error) {
-	if err := d.svc.exists(ctx, q.uuid()); err != nil {
+	if err := d.svc.remembered(ctx, q.uuid()); err != nil {
 		return result{}, err
 	}
 	var since time.Time
@@ -250,7 +250,7 @@ func (d *artifactDesk) file(ctx context.Context, q *call) (_ *artifactFile, err 
 	if err != nil {
 		return nil, err
 	}
-	if err := d.svc.exists(ctx, q.uuid()); err != nil {
+	if err := d.svc.remembered(ctx, q.uuid()); err != nil {
 		return nil, err
 	}
 	if !message.IsArtifactName(f.name) {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -30,6 +31,7 @@ type credential struct {
 // bucket endpoints.
 type credentials struct {
 	log     *slog.Logger
+	db      *badger.DB
 	view    *view.View
 	deleted func(uuid string)
 
@@ -40,7 +42,7 @@ type credentials struct {
 // newCredentials reads what the store holds. deleted is told of each endpoint
 // that is deleted.
 func newCredentials(db *badger.DB, cfg view.Config, deleted func(uuid string)) (*credentials, error) {
-	c := &credentials{log: cfg.Log, deleted: deleted, by: map[string]credential{}}
+	c := &credentials{log: cfg.Log, db: db, deleted: deleted, by: map[string]credential{}}
 	err := load(db, prefixEndpoint, func(uuid string, value []byte) error {
 		var cred credential
 		if err := json.Unmarshal(value, &cred); err != nil {
@@ -74,7 +76,7 @@ func (c *credentials) fold(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 		}
 		if m.Deleted() {
 			changes[uuid] = nil
-			if err := put(txn, prefixEndpoint+uuid, nil); err != nil {
+			if err := errors.Join(put(txn, prefixEndpoint+uuid, nil), put(txn, prefixDeleted+uuid, []byte{})); err != nil {
 				return nil, err
 			}
 			continue
@@ -89,7 +91,7 @@ func (c *credentials) fold(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 		if err != nil {
 			return nil, fmt.Errorf("endpoint %s: %w", uuid, err)
 		}
-		if err := put(txn, prefixEndpoint+uuid, value); err != nil {
+		if err := errors.Join(put(txn, prefixEndpoint+uuid, value), put(txn, prefixDeleted+uuid, nil)); err != nil {
 			return nil, err
 		}
 		changes[uuid] = cred
@@ -115,6 +117,10 @@ func (c *credentials) get(uuid string) (credential, bool) {
 	cred, ok := c.by[uuid]
 	return cred, ok
 }
+
+// wasDeleted tells whether an endpoint existed and was deleted. The bucket keeps
+// the mark of a deletion for ever, so a view that is built again knows it, too.
+func (c *credentials) wasDeleted(uuid string) (bool, error) { return has(c.db, prefixDeleted+uuid) }
 
 func (c *credentials) count() int {
 	c.mu.RLock()

@@ -10,6 +10,7 @@ import (
 // Prefixes of the keys in the store. What follows is the key of the bucket.
 const (
 	prefixEndpoint = "e/"
+	prefixDeleted  = "d/" // endpoints that were deleted
 	prefixAccess   = "a/"
 )
 
@@ -32,6 +33,22 @@ func load(db *badger.DB, prefix string, f func(key string, value []byte) error) 
 		return fmt.Errorf("read store: %w", err)
 	}
 	return nil
+}
+
+// has tells whether a key is in the store.
+func has(db *badger.DB, key string) (found bool, err error) {
+	err = db.View(func(txn *badger.Txn) error {
+		_, err := txn.Get([]byte(key))
+		if errors.Is(err, badger.ErrKeyNotFound) {
+			return nil
+		}
+		found = err == nil
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("read store: %w", err)
+	}
+	return found, nil
 }
 
 // put writes or, for a nil value, deletes a key.

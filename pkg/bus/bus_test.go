@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"github.com/nightjar-edr/nightjar/pkg/bus"
@@ -312,6 +314,60 @@ func TestServeErrors(t *testing.T) {
 	defer s.Stop()
 	if err := s.Handle("not a subject", nil); err == nil || !strings.Contains(err.Error(), "not a subject") {
 		t.Errorf("bad subject: %v", err)
+	}
+}
+
+// A service that is announced while NATS is away is found when it is back.
+func TestAnnouncedWhileNATSIsAway(t *testing.T) {
+	listen := func(port int) *server.Server {
+		t.Helper()
+		srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, NoSigs: true, NoLog: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv.Start()
+		t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+		if !srv.ReadyForConnections(10 * time.Second) {
+			t.Fatal("nats server is not ready")
+		}
+		return srv
+	}
+	first := listen(server.RANDOM_PORT)
+	addr := first.Addr().(*net.TCPAddr)
+	connect := func(name string) *bus.Bus {
+		t.Helper()
+		b, err := bus.Connect(bus.Options{Service: name, URL: "nats://" + addr.String(), Log: lifecycle.Discard()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(b.Close)
+		return b
+	}
+	b := connect("server")
+	s, err := bus.Serve(t.Context(), b, "test", "1.0.0", 1, time.Minute, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Stop()
+	first.Shutdown()
+	first.WaitForShutdown()
+	if err := s.Handle(subject, func(context.Context, []byte) (*bus.Reply, error) { return &bus.Reply{Data: []byte("found")}, nil }); err != nil {
+		t.Fatal(err)
+	}
+	listen(addr.Port)
+	client := connect("client")
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		m, err := client.Request(t.Context(), subject, nil)
+		if err == nil && string(m.Data) == "found" {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+	b.Close()
+	if err := s.Handle(subject+".late", nil); err == nil {
+		t.Error("announced on a connection that is closed")
 	}
 }
 

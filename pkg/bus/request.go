@@ -50,7 +50,8 @@ func Serve(ctx context.Context, b *Bus, name, version string, parallel int, time
 }
 
 // Handle answers requests on a subject. Replicas share the requests. When it
-// returns nil the server knows of it, so a request finds the service.
+// returns nil the server knows of it, so a request finds the service; where the
+// connection is lost meanwhile, the server is told when it is back.
 func (s *Service) Handle(subject string, h Handler) error {
 	return s.HandleWithin(subject, s.timeout, h)
 }
@@ -77,7 +78,10 @@ func (s *Service) HandleWithin(subject string, timeout time.Duration, h Handler)
 	}
 	// From here on a request finds the service.
 	if err := s.bus.NC.FlushTimeout(5 * time.Second); err != nil {
-		return fmt.Errorf("answer on %s: %w", subject, err)
+		if s.bus.NC.IsClosed() {
+			return fmt.Errorf("answer on %s: %w", subject, err)
+		}
+		s.bus.Log.Warn("announced when nats is back", "subject", subject, "error", err)
 	}
 	return nil
 }

@@ -91,6 +91,9 @@ type Program struct {
 	// the program with ExitUsage. A flag that can be judged by itself is
 	// given a config.Check, which speaks before NATS is connected to.
 	Flags func(fs *flag.FlagSet) func(Env) (Component, error)
+	// UserFlag is the flag that holds the name of the NATS user; empty where
+	// that is the service's own name.
+	UserFlag string
 }
 
 // maxReplicas is the number of copies that JetStream allows.
@@ -133,7 +136,11 @@ func (p Program) Main(args []string, stderr *os.File) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	b, err := bus.Connect(bus.Options{Service: p.Name, URL: *url, SeedFile: *nkey, CAFile: *ca, Log: log})
+	user := p.Name
+	if p.UserFlag != "" {
+		user = fs.Lookup(p.UserFlag).Value.String()
+	}
+	b, err := bus.Connect(bus.Options{Service: user, URL: *url, SeedFile: *nkey, CAFile: *ca, Log: log})
 	if errors.Is(err, bus.ErrOptions) {
 		return fail(ExitUsage, err)
 	} else if err != nil {

@@ -19,6 +19,16 @@ import (
 // service alone, and one that may do everything. All end with the test.
 func Restricted(t testing.TB, service string) (own, all *bus.Bus) {
 	t.Helper()
+	p, err := access.ForService(service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return RestrictedTo(t, service, p)
+}
+
+// RestrictedTo is Restricted for a user who is no service.
+func RestrictedTo(t testing.TB, user string, p access.Permissions) (own, all *bus.Bus) {
+	t.Helper()
 	kp, err := nkeys.CreateUser()
 	if err != nil {
 		t.Fatal(err)
@@ -28,10 +38,6 @@ func Restricted(t testing.TB, service string) (own, all *bus.Bus) {
 		t.Fatal(err)
 	}
 	seed, err := kp.Seed()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := access.ForService(service)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +57,7 @@ func Restricted(t testing.TB, service string) (own, all *bus.Bus) {
 	if !srv.ReadyForConnections(10 * time.Second) {
 		t.Fatal("nats server is not ready")
 	}
-	own, err = bus.Connect(bus.Options{Service: service, Seed: seed, InProcess: srv, Log: lifecycle.Discard()})
+	own, err = bus.Connect(bus.Options{Service: user, Seed: seed, InProcess: srv, Log: lifecycle.Discard()})
 	if err != nil {
 		t.Fatal(err)
 	}

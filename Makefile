@@ -10,6 +10,8 @@ RACE := $(shell test "$$(go env CGO_ENABLED)" = 1 && command -v "$$(go env CC)" 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 REVIVE      := github.com/mgechev/revive@v1.15.0
 
+NATSCLI     := github.com/nats-io/natscli/nats@v0.5.1
+
 NIGHTJAR_TESTDATA ?= ../shared
 FUZZTIME ?= 10s
 BENCHTIME ?= 1s
@@ -52,6 +54,11 @@ test-exchanges: ## replay recorded exchanges of a WHIDS manager, found in NIGHTJ
 test-cluster: ## run the services apart while NATS servers and replicas are killed and cut off; NATS is away for AWAY (default 1m)
 	go test -tags cluster -run 'TestNATSAway|TestNATSCluster|TestReplicas' -timeout 30m ./deploy/e2e -away $(AWAY)
 
+.PHONY: test-siem
+test-siem: ## run the commands of docs/siem.md with the NATS command line, which is built for it
+	GOBIN="$(CURDIR)/bin" GOWORK=off go install $(NATSCLI)
+	NIGHTJAR_NATS_CLI="$(CURDIR)/bin/nats" go test -tags natscli -run SIEMCommandLine -timeout 10m ./deploy/e2e
+
 .PHONY: fuzz
 fuzz: ## fuzz every parser of outside bytes, each for FUZZTIME (default 10s; 2000x is a count)
 	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
@@ -72,6 +79,8 @@ lint: ## check formatting, vet, staticcheck and doc comments
 	go vet $(PACKAGES)
 	go vet -tags recorded ./services/rule-engine/... ./deploy/e2e/...
 	go vet -tags cluster ./deploy/e2e/...
+
+	go vet -tags natscli ./deploy/e2e/...
 	go run $(STATICCHECK) $(PACKAGES)
 	go run $(STATICCHECK) -tags recorded ./services/rule-engine/... ./deploy/e2e/...
 	go run $(STATICCHECK) -tags cluster ./deploy/e2e/...

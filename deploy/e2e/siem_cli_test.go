@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nats-io/nats.go"
+	"github.com/nightjar-edr/nightjar/pkg/samples"
 )
 
 // TestSIEMCommandLine runs the commands of the page with the NATS command line
@@ -24,34 +24,33 @@ func TestSIEMCommandLine(t *testing.T) {
 		t.Fatalf("%d commands on the page", len(list))
 	}
 	s := newSite(t)
-	live, _ := s.run(program+strings.TrimPrefix(list[2], "nats"))
-	// Subscribed once an alert that nobody stores comes through.
-	nc := s.siem()
-	eventually(t, "subscribed", func() error {
-		if !strings.Contains(live.String(), "Subscribing") && nc.Status() == nats.CONNECTED {
+	replace := []string{"nats --server", program + " --server"}
+	want := 0
+	for i := range len(samples.Endpoints()) {
+		want += s.play(i)
+	}
+	eventually(t, "all alerts wait", func() error {
+		out, err := s.command(list[1], replace...).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), fmt.Sprintf("Unprocessed Messages: %d", want)) {
+			return fmt.Errorf("%w\n%s", err, out)
+		}
+		return nil
+	})
+	out, err := s.command(list[0], replace...).CombinedOutput()
+	if n := strings.Count(string(out), `"EdrData"`); err != nil || n != 10 {
+		t.Errorf("%d alerts of ten: %v\n%s", n, err, out)
+	}
+	if left := s.alerts(); len(left) != want-10 {
+		t.Errorf("%d alerts are left of %d", len(left), want)
+	}
+	live, _ := s.run(list[2], replace...)
+	eventually(t, "the worst alerts live", func() error {
+		s.play(0) // again, until it listens
+		if !strings.Contains(live.String(), "edr.alerts.critical.") {
 			return errors.New(live.String())
 		}
 		return nil
 	})
-	want := s.play(0) + s.play(1)
-	contains := func(out *lineBuffer, text string, n int) func() error {
-		return func() error {
-			if got := strings.Count(out.String(), text); got < n {
-				return fmt.Errorf("%d of %d in %q", got, n, out.String())
-			}
-			return nil
-		}
-	}
-	eventually(t, "alerts are stored", func() error {
-		info, _ := s.run(program+strings.TrimPrefix(list[1], "nats"))
-		return awaitEnd(info, fmt.Sprintf("Unprocessed Messages: %d", want))
-	})
-	next, _ := s.run(program + strings.TrimPrefix(list[0], "nats"))
-	eventually(t, "ten alerts", contains(next, `"EdrData"`, 10))
-	if left := s.alerts(); len(left) != want-10 {
-		t.Errorf("%d alerts are left of %d", len(left), want)
-	}
-	eventually(t, "the worst alerts live", contains(live, "edr.alerts.critical.", 1))
 	if strings.Contains(live.String(), "edr.alerts.low.") {
 		t.Errorf("live: %s", live.String())
 	}

@@ -63,9 +63,6 @@ func build(t *testing.T, dir, pkg string) string {
 type site struct {
 	*proc
 	work string
-	// ids are the ids of all alerts.
-	mu  sync.Mutex
-	ids map[string]bool
 }
 
 func newSite(t *testing.T) *site {
@@ -78,7 +75,7 @@ func newSite(t *testing.T) *site {
 	line := page(t)
 	_, line, _ = strings.Cut(line, "go run ./services/standalone ")
 	line, _, _ = strings.Cut(line, "\n")
-	s := &site{work: work, ids: map[string]bool{}}
+	s := &site{work: work}
 	s.proc = start(t, filepath.Join(work, "data"), append(strings.Fields(line), "--rules-dir", rules)...)
 	return s
 }
@@ -92,15 +89,15 @@ func (s *site) play(i int) int {
 	return len(story.Expected)
 }
 
-// run runs a command of the page with other programs and addresses than those
-// that it names. It is killed with the test, or by stop.
-func (s *site) run(command string, replace ...string) (out *lineBuffer, stop func()) {
+// command makes a command of the page with other programs and addresses than
+// those that it names.
+func (s *site) command(line string, replace ...string) *exec.Cmd {
 	s.t.Helper()
 	_, port, err := net.SplitHostPort(strings.TrimPrefix(s.nats, "tls://"))
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	args := strings.Fields(strings.NewReplacer(append(replace, "127.0.0.1:4222", "127.0.0.1:"+port)...).Replace(command))
+	args := strings.Fields(strings.NewReplacer(append(replace, "127.0.0.1:4222", "127.0.0.1:"+port)...).Replace(line))
 	for i, a := range args {
 		if a == "--ops-addr" {
 			args[i+1] = "127.0.0.1:0"
@@ -108,6 +105,13 @@ func (s *site) run(command string, replace ...string) (out *lineBuffer, stop fun
 	}
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Dir = s.work
+	return cmd
+}
+
+// run starts a command of the page. It is killed with the test, or by stop.
+func (s *site) run(line string, replace ...string) (out *lineBuffer, stop func()) {
+	s.t.Helper()
+	cmd := s.command(line, replace...)
 	out = &lineBuffer{}
 	var stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = out, &stderr
@@ -118,7 +122,7 @@ func (s *site) run(command string, replace ...string) (out *lineBuffer, stop fun
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // it was killed
 		if s.t.Failed() {
-			s.t.Logf("%s:\n%s", command, stderr.String())
+			s.t.Logf("%s:\n%s", line, stderr.String())
 		}
 	})
 	s.t.Cleanup(stop)

@@ -14,7 +14,8 @@ import (
 func main() {
 	url, data, name := os.Args[1], os.Args[2], os.Args[3] // such as tls://127.0.0.1:4222 data siem
 	seed := must(nats.NkeyOptionFromSeed(data + "/" + name + ".nk"))
-	nc := must(nats.Connect(url, seed, nats.RootCAs(data+"/tls/ca.pem"), nats.CustomInboxPrefix("_INBOX_"+name), nats.MaxReconnects(-1)))
+	ca, inbox := nats.RootCAs(data+"/tls/ca.pem"), nats.CustomInboxPrefix("_INBOX_"+name)
+	nc := must(nats.Connect(url, seed, ca, inbox, nats.MaxReconnects(-1)))
 	consumer := must(must(jetstream.New(nc)).Consumer(context.Background(), "ALERTS", name))
 	alerts := must(consumer.Messages(jetstream.WithMessagesErrOnMissingHeartbeat(false)))
 	for {

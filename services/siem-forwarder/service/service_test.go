@@ -420,7 +420,10 @@ func TestMinSeverity(t *testing.T) {
 func TestStopGivesBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, time.Hour)
-	w.refusing(func(rw http.ResponseWriter, _ string) bool { rw.WriteHeader(http.StatusServiceUnavailable); return true })
+	w.refusing(func(rw http.ResponseWriter, _ string) bool {
+		rw.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	})
 	s, _, stop := w.start(nil)
 	want := w.raise(4)
 	eventually(t, "not ready", func() error {

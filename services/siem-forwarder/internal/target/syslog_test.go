@@ -310,4 +310,3 @@ func TestOptions(t *testing.T) {
 		}
 	}
 }
-

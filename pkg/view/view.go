@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 )
 
 // ErrGap means that the stream is not the one the view was built from, or
@@ -398,9 +399,11 @@ func (v *View) commit(group []Msg) error {
 	if err := txn.Set(v.key, value); err != nil {
 		return err
 	}
+	failpoint.HitIn(failpoint.ViewBeforeCommit, v.cfg.Name)
 	if err := txn.Commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
+	failpoint.HitIn(failpoint.ViewAfterCommit, v.cfg.Name)
 	v.pos = next
 	if committed != nil {
 		committed()

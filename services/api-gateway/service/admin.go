@@ -13,6 +13,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 )
 
 // requestTimeout is how long another service may take to answer.
@@ -73,7 +74,9 @@ func (s *Service) admin(action string, h adminHandler) gin.HandlerFunc {
 			return
 		}
 		if action != "" {
+			failpoint.Hit(failpoint.AdminBeforeAudit)
 			s.audit(q, action, err)
+			failpoint.Hit(failpoint.AdminBeforeReply)
 		}
 		s.respond(ctx, c.Writer, res, err)
 	}

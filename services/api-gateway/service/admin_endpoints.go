@@ -9,6 +9,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 )
 
 // endpointPage is how many endpoints are asked for at once.
@@ -139,6 +140,7 @@ func (s *Service) deleteEndpoint(ctx context.Context, q *call) (result, error) {
 		return result{}, err
 	}
 	reply.Endpoint.LastConnection, reply.Endpoint.IP = before.LastConnection, before.IP
+	failpoint.Hit(failpoint.EndpointBeforeForget)
 	last := s.takeCommands(ctx, q.uuid())
 	res, err := s.changed(ctx, reply)
 	if e, ok := res.data.(message.Endpoint); ok && err == nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 	"github.com/nightjar-edr/nightjar/services/api-gateway/internal/command"
 )
 
@@ -114,6 +115,7 @@ func (s *Service) postCommand(ctx context.Context, q *call) (result, error) {
 			s.discard(ctx, up)
 			return result{}, err
 		}
+		failpoint.Hit(failpoint.CommandBeforeQueue)
 		r, err := s.queueCommand(ctx, req)
 		if refused(err) {
 			s.discard(ctx, up)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 	"github.com/nightjar-edr/nightjar/services/api-gateway/internal/command"
 )
 
@@ -38,6 +39,7 @@ func (s *Service) fetchCommand(c *gin.Context, a agent) {
 		nothing(c.Writer)
 		return
 	}
+	failpoint.Hit(failpoint.CommandBeforeDeliver)
 	var d command.Document
 	d.Command(reply.Command)
 	if text, ok := d.Inline(); ok {
@@ -123,6 +125,7 @@ func (s *Service) postResult(c *gin.Context, a agent) {
 		return
 	}
 	q.Endpoint = a.uuid
+	failpoint.Hit(failpoint.ResultBeforeRecord)
 	reply, err := ask[message.CommandResultReply](ctx, s, message.CommandsResult, q)
 	switch {
 	case refused(err):

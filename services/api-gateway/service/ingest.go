@@ -18,6 +18,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/event"
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 	"github.com/nightjar-edr/nightjar/services/api-gateway/internal/lines"
 )
 
@@ -137,6 +138,7 @@ func (in *ingester) run(ctx context.Context, from sender, body io.Reader, zipped
 	if err := b.flight.wait(ctx); err != nil {
 		return refusal(err)
 	}
+	failpoint.Hit(failpoint.EventsBeforeReply)
 	return "", nil
 }
 
@@ -296,10 +298,12 @@ func (b *batcher) publish(ctx context.Context, joined []byte) error {
 	count := float64(b.count)
 	b.count = 0
 	b.work.release()
+	failpoint.Hit(failpoint.EventsBeforePublish)
 	err := b.flight.publish(ctx, m, func() {
 		b.in.metrics.events.Add(count)
 		b.in.metrics.batches.Inc()
 	})
+	failpoint.Hit(failpoint.EventsAfterPublish)
 	if err != nil {
 		return err
 	}
@@ -310,6 +314,7 @@ func (b *batcher) publish(ctx context.Context, joined []byte) error {
 func (b *batcher) letter(ctx context.Context, d *message.DeadLetter) error {
 	d.Endpoint, d.Received = b.batch.Endpoint, b.batch.Received
 	b.work.release()
+	failpoint.Hit(failpoint.LetterBeforePublish)
 	err := b.flight.publish(ctx, d.Msg(), func() { b.in.metrics.letters.WithLabelValues(d.Reason).Inc() })
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 )
 
 // Bounds of a page of outlines.
@@ -136,10 +137,12 @@ func (s *Service) queue(ctx context.Context, q message.CommandQueueRequest) (mes
 	if err != nil {
 		return none, err
 	}
+	failpoint.Hit(failpoint.QueueBeforeWrite)
 	rev, err := s.kv.Create(ctx, message.CommandKey(r.Endpoint, r.UUID), data)
 	if err != nil {
 		return none, unavailable(err)
 	}
+	failpoint.Hit(failpoint.QueueAfterWrite)
 	r.Order = rev
 	s.log.Info("command queued", "endpoint", r.Endpoint, "command", r.UUID, "actor", r.Actor)
 	return message.CommandReply{Command: &r, Revision: rev}, nil
@@ -231,11 +234,13 @@ func (s *Service) next(ctx context.Context, q message.CommandRequest) (message.C
 		}
 		sent := e.record
 		sent.State, sent.Sent = message.CommandSent, s.now().UTC()
+		failpoint.Hit(failpoint.NextBeforeMark)
 		done, err := s.replace(ctx, e, &sent)
 		if err != nil {
 			return reply, err
 		}
 		if done {
+			failpoint.Hit(failpoint.NextAfterMark)
 			s.metrics.delivered.Inc()
 			s.log.Info("command handed out", "endpoint", q.Endpoint, "command", sent.UUID)
 			reply.Command = &e.record
@@ -272,6 +277,7 @@ func (s *Service) result(ctx context.Context, q message.CommandResultRequest) (m
 		s.log.Warn("result ignored", "endpoint", q.Endpoint, "command", q.UUID, "reason", reply.Outcome)
 		return reply, nil
 	}
+	failpoint.Hit(failpoint.ResultAfterWrite)
 	s.log.Info("command completed", "endpoint", q.Endpoint, "command", q.UUID)
 	s.removeObjects(ctx, dropped(before, stored.Objects()))
 	s.trim(ctx, q.Endpoint)
@@ -318,6 +324,7 @@ func (s *Service) cancel(ctx context.Context, q message.CommandRequest) (message
 	if err != nil {
 		return reply, err
 	}
+	failpoint.Hit(failpoint.CancelAfterWrite)
 	s.log.Info("command cancelled", "endpoint", q.Endpoint, "command", q.UUID, "actor", q.Actor)
 	s.trim(ctx, q.Endpoint)
 	reply.Command, reply.Revision = stored, s.view.Position()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
@@ -80,6 +81,7 @@ func (s *Service) update(ctx context.Context, key string, value any, revision ui
 		return 0, fmt.Errorf("encode record %s: %w", key, err)
 	}
 	var written uint64
+	failpoint.Hit(failpoint.EndpointBeforeWrite)
 	if revision == 0 {
 		written, err = s.kv.Create(ctx, key, data)
 	} else {
@@ -88,6 +90,7 @@ func (s *Service) update(ctx context.Context, key string, value any, revision ui
 	if err != nil {
 		return 0, fmt.Errorf("write record %s: %w", key, err)
 	}
+	failpoint.Hit(failpoint.EndpointAfterWrite)
 	return written, s.view.Wait(ctx, written)
 }
 
@@ -148,6 +151,7 @@ func (s *Service) delete(ctx context.Context, q message.EndpointRequest) (reply 
 		if err := s.kv.Delete(ctx, q.UUID, jetstream.LastRevision(e.Revision)); err != nil {
 			return fmt.Errorf("delete record %s: %w", q.UUID, err)
 		}
+		failpoint.Hit(failpoint.EndpointAfterDelete)
 		if err := s.view.Sync(ctx); err != nil {
 			return err
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
@@ -164,6 +165,7 @@ func (s *Service) writeMark(ctx context.Context, uuid string, cleared, revision 
 		return 0, fmt.Errorf("encode clear of %s: %w", uuid, err)
 	}
 	var written uint64
+	failpoint.Hit(failpoint.ClearBeforeWrite)
 	if revision == 0 {
 		written, err = s.kv.Create(ctx, uuid, data)
 	} else {
@@ -172,5 +174,6 @@ func (s *Service) writeMark(ctx context.Context, uuid string, cleared, revision 
 	if err != nil {
 		return 0, fmt.Errorf("write clear of %s: %w", uuid, err)
 	}
+	failpoint.Hit(failpoint.ClearAfterWrite)
 	return written, s.clears.Wait(ctx, written)
 }

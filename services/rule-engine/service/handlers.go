@@ -15,6 +15,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/bus"
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 	"github.com/nightjar-edr/nightjar/services/rule-engine/internal/detect"
 	"github.com/nightjar-edr/nightjar/services/rule-engine/internal/rules"
 )
@@ -91,6 +92,7 @@ func (s *Service) change(ctx context.Context, actor string, f func(rec *record) 
 		if value, err = rec.encode(); err != nil {
 			return 0, err
 		}
+		failpoint.Hit(failpoint.RulesBeforeWrite)
 		if revision == 0 {
 			revision, err = s.kv.Create(ctx, message.RulesKey, value)
 		} else {
@@ -106,6 +108,7 @@ func (s *Service) change(ctx context.Context, actor string, f func(rec *record) 
 		if err != nil {
 			return 0, fault.New(fault.Unavailable, "write the rule set: %v", err)
 		}
+		failpoint.Hit(failpoint.RulesAfterWrite)
 		return revision, s.inForce(ctx, revision)
 	}
 	return 0, fault.New(fault.Unavailable, "the rule set is being changed by others")
@@ -202,6 +205,7 @@ func (s *Service) reload(ctx context.Context, q actorRequest) (reply message.Rul
 	if err != nil {
 		return reply, err
 	}
+	failpoint.Hit(failpoint.ReloadBeforeReply)
 	cur := s.rules.current.Load()
 	return message.RulesCountReply{Count: cur.set.Count(), Revision: cur.revision}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 	"github.com/nightjar-edr/nightjar/services/rule-engine/internal/detect"
 	"github.com/nightjar-edr/nightjar/services/rule-engine/internal/rules"
 )
@@ -98,7 +99,9 @@ func (s *ruleSet) build(revision uint64, rec record) error {
 		s.log.Error("rule set not in force", "revision", revision, "error", err)
 		return s.err
 	}
+	failpoint.Hit(failpoint.SwapBefore)
 	before := s.current.Swap(next)
+	failpoint.Hit(failpoint.SwapAfter)
 	s.err = nil
 	s.report(before, next)
 	return nil

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 	"github.com/nightjar-edr/nightjar/services/rule-engine/internal/detect"
 )
 
@@ -73,6 +74,7 @@ func (wk *worker) batch(ctx context.Context, m jetstream.Msg) {
 		wk.w.retry(m, meta, err)
 		return
 	}
+	failpoint.Hit(failpoint.AlertsBeforePublish)
 	futures, err := wk.publish(ctx, out)
 	if err != nil {
 		wk.w.room.Release(room)
@@ -158,6 +160,7 @@ func (wk *worker) publish(ctx context.Context, out *outcome) ([]future, error) {
 			return nil, fmt.Errorf("publish alert: %w", err)
 		}
 		futures = append(futures, future{alert: a, ack: f})
+		failpoint.Hit(failpoint.AlertsMidPublish)
 	}
 	for _, l := range out.letters {
 		ctx, cancel := context.WithTimeout(ctx, publishTimeout)
@@ -212,12 +215,14 @@ func (w *walk) settle(out *outcome, futures []future) error {
 // finish acknowledges a batch and counts it.
 func (w *walk) finish(m jetstream.Msg, meta *jetstream.MsgMetadata, out *outcome, began time.Time) {
 	w.release(m)
+	failpoint.Hit(failpoint.AlertsBeforeAck)
 	if err := m.Ack(); err != nil {
 		// It comes again, and then all its alerts are known.
 		w.s.metrics.errors.WithLabelValues("ack").Inc()
 		w.s.cfg.Log.Warn("batch not acknowledged", "sequence", meta.Sequence.Stream, "error", err)
 		return
 	}
+	failpoint.Hit(failpoint.BatchAfterAck)
 	if meta.NumDelivered > 1 {
 		if err := w.s.setAttempts(meta.Sequence.Stream, 0); err != nil {
 			w.s.cfg.Log.Warn("attempts on a batch stay stored until they expire", "error", err)

@@ -22,6 +22,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/bus"
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/ops"
 	"github.com/nightjar-edr/nightjar/services/standalone/internal/certs"
@@ -84,6 +85,7 @@ func New(cfg Config) (_ *Manager, err error) {
 	if err := m.startNATS(siems); err != nil {
 		return nil, err
 	}
+	failpoint.Hit(failpoint.StartAfterNATS)
 	if err := m.build(siems); err != nil {
 		return nil, err
 	}
@@ -209,6 +211,7 @@ func (m *Manager) announceKey(key string) {
 // Run works until ctx ends, then stops cleanly.
 func (m *Manager) Run(ctx context.Context) error {
 	defer m.close()
+	failpoint.Hit(failpoint.StartBeforeServices)
 	go m.ops.Serve()
 	m.cfg.Notice(m.banner())
 	watch, endWatch := context.WithCancel(context.WithoutCancel(ctx))
@@ -227,8 +230,10 @@ func (m *Manager) Run(ctx context.Context) error {
 		services <- err
 	}()
 	err := m.gateway.Run(door)
+	failpoint.Hit(failpoint.StopAfterGateway)
 	stopInner()
 	err = errors.Join(err, <-services)
+	failpoint.Hit(failpoint.StopBeforeNATS)
 	m.cfg.Log.Info("stopped")
 	return err
 }

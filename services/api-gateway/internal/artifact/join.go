@@ -10,6 +10,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 )
 
 // join makes a file of its parts, if all are there, and removes them. While it
@@ -55,6 +56,7 @@ func (s *Store) joinParts(ctx context.Context, id message.ArtifactID, total int)
 	for _, p := range parts {
 		// The description goes first: a part that is there is complete.
 		s.purge(ctx, metaSubject(p.Name))
+		failpoint.Hit(failpoint.ArtifactMidClean)
 		s.purge(ctx, chunkPrefix+p.NUID)
 	}
 	return err

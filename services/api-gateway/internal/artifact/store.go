@@ -19,6 +19,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 )
 
 const (
@@ -139,6 +140,7 @@ func (s *Store) write(ctx context.Context, r io.Reader) (_ *draft, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: write: %w", ErrStore, err)
 		}
+		failpoint.Hit(failpoint.ArtifactMidUpload)
 		d.size += uint64(n)
 		d.chunks++
 	}
@@ -174,10 +176,12 @@ func (s *Store) name(ctx context.Context, d *draft, name string) error {
 	}
 	publishing, cancel := context.WithTimeout(ctx, chunkTimeout)
 	defer cancel()
+	failpoint.Hit(failpoint.ArtifactBeforeName)
 	_, err = s.js.PublishMsg(publishing, &nats.Msg{Subject: metaSubject(name), Data: data}, jetstream.WithExpectLastSequencePerSubject(0))
 	var api *jetstream.APIError
 	switch {
 	case err == nil:
+		failpoint.Hit(failpoint.ArtifactAfterName)
 		d.kept = true
 		return nil
 	case errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:

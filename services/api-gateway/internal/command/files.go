@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 )
 
 // storeTimeout bounds one transfer to or from the object store, however slow
@@ -80,6 +81,7 @@ type source struct {
 
 // Read implements io.Reader. Only the last chunk is shorter than p.
 func (s *source) Read(p []byte) (int, error) {
+	failpoint.Hit(failpoint.FileMidUpload)
 	n := 0
 	for n < len(p) {
 		m, err := s.r.Read(p[n:])

@@ -1,0 +1,141 @@
+package failpoint
+
+// Point names a place, <service>/<when>.
+type Point string
+
+// The way of events to the SIEM.
+const (
+	// EventsBeforePublish: a batch of lines was read and not yet handed to JetStream.
+	EventsBeforePublish Point = "api-gateway/events-before-publish"
+	// EventsAfterPublish: a batch is handed over and not yet acknowledged, others of its body may follow.
+	EventsAfterPublish Point = "api-gateway/events-after-publish"
+	// EventsBeforeReply: all of a body is acknowledged, the agent does not know yet.
+	EventsBeforeReply Point = "api-gateway/events-before-reply"
+	// LetterBeforePublish: a line is no event and not yet a dead letter.
+	LetterBeforePublish Point = "api-gateway/letter-before-publish"
+	// AlertsBeforePublish: a batch is worked on, none of its alerts is written.
+	AlertsBeforePublish Point = "rule-engine/alerts-before-publish"
+	// AlertsMidPublish: some of a batch's alerts are handed over.
+	AlertsMidPublish Point = "rule-engine/alerts-mid-publish"
+	// AlertsBeforeAck: all alerts of a batch are stored, the batch is not acknowledged.
+	AlertsBeforeAck Point = "rule-engine/alerts-before-ack"
+	// BatchAfterAck: a batch is acknowledged, not yet counted.
+	BatchAfterAck Point = "rule-engine/batch-after-ack"
+)
+
+// Every view. HitIn is given the view's name.
+const (
+	// ViewBeforeCommit: messages are folded into a transaction that is not committed.
+	ViewBeforeCommit Point = "view/before-commit"
+	// ViewAfterCommit: the transaction is committed, memory and readers do not know yet.
+	ViewAfterCommit Point = "view/after-commit"
+)
+
+// Rules.
+const (
+	// RulesBeforeWrite: a changed rule set compiles and is not stored.
+	RulesBeforeWrite Point = "rule-engine/rules-before-write"
+	// RulesAfterWrite: a changed rule set is stored and not in force.
+	RulesAfterWrite Point = "rule-engine/rules-after-write"
+	// ReloadBeforeReply: what was staged is in force, the operator does not know yet.
+	ReloadBeforeReply Point = "rule-engine/reload-before-reply"
+	// SwapBefore: a rule set is compiled, workers still use the one before.
+	SwapBefore Point = "rule-engine/swap-before"
+	// SwapAfter: workers take the new rule set for their next batch.
+	SwapAfter Point = "rule-engine/swap-after"
+)
+
+// Commands.
+const (
+	// FileMidUpload: the next part of a command's file, dropped or fetched, goes to the object store.
+	FileMidUpload Point = "api-gateway/file-mid-upload"
+	// CommandBeforeQueue: a command's files are stored and it is not queued.
+	CommandBeforeQueue Point = "api-gateway/command-before-queue"
+	// CommandBeforeDeliver: a command is marked as sent, nothing of it has gone out.
+	CommandBeforeDeliver Point = "api-gateway/command-before-deliver"
+	// ResultBeforeRecord: a result's files are stored, the result is not.
+	ResultBeforeRecord Point = "api-gateway/result-before-record"
+	// QueueBeforeWrite: a command is accepted and not stored.
+	QueueBeforeWrite Point = "command-dispatch/queue-before-write"
+	// QueueAfterWrite: a command is stored, nobody knows yet.
+	QueueAfterWrite Point = "command-dispatch/queue-after-write"
+	// NextBeforeMark: a command is chosen and not marked as sent.
+	NextBeforeMark Point = "command-dispatch/next-before-mark"
+	// NextAfterMark: a command is marked as sent and not handed out.
+	NextAfterMark Point = "command-dispatch/next-after-mark"
+	// ResultAfterWrite: a command is completed, what it replaces is not removed.
+	ResultAfterWrite Point = "command-dispatch/result-after-write"
+	// CancelAfterWrite: a command is cancelled, nobody knows yet.
+	CancelAfterWrite Point = "command-dispatch/cancel-after-write"
+)
+
+// Endpoints.
+const (
+	// EndpointBeforeWrite: a change of an endpoint is not stored.
+	EndpointBeforeWrite Point = "endpoint-registry/before-write"
+	// EndpointAfterWrite: a change of an endpoint is stored and not in the view.
+	EndpointAfterWrite Point = "endpoint-registry/after-write"
+	// EndpointAfterDelete: an endpoint's record is deleted, the view does not know yet.
+	EndpointAfterDelete Point = "endpoint-registry/after-delete"
+	// EndpointBeforeForget: an endpoint is deleted, its commands are not.
+	EndpointBeforeForget Point = "api-gateway/endpoint-before-forget"
+)
+
+// Artifacts and reports.
+const (
+	// ArtifactMidUpload: a part of a file's content is in the object store.
+	ArtifactMidUpload Point = "api-gateway/artifact-mid-upload"
+	// ArtifactBeforeName: all of a content is stored, it has no name.
+	ArtifactBeforeName Point = "api-gateway/artifact-before-name"
+	// ArtifactAfterName: a content has its name, the agent does not know yet.
+	ArtifactAfterName Point = "api-gateway/artifact-after-name"
+	// ArtifactMidClean: a file is joined, some of its parts are removed.
+	ArtifactMidClean Point = "api-gateway/artifact-mid-clean"
+	// ClearBeforeWrite: a report that is to be cleared is computed, the clear is not stored.
+	ClearBeforeWrite Point = "report-scorer/clear-before-write"
+	// ClearAfterWrite: a clear is stored and not in the view.
+	ClearAfterWrite Point = "report-scorer/clear-after-write"
+)
+
+// Requests of operators, start and stop.
+const (
+	// AdminBeforeAudit: a change is made and not on record.
+	AdminBeforeAudit Point = "api-gateway/admin-before-audit"
+	// AdminBeforeReply: a change is made and on record, the operator does not know yet.
+	AdminBeforeReply Point = "api-gateway/admin-before-reply"
+	// StartAfterNATS: the embedded NATS runs, no store is open.
+	StartAfterNATS Point = "standalone/start-after-nats"
+	// StartBeforeServices: all stores are open, nothing works yet.
+	StartBeforeServices Point = "standalone/start-before-services"
+	// StopAfterGateway: the last request is answered, the services still work.
+	StopAfterGateway Point = "standalone/stop-after-gateway"
+	// StopBeforeNATS: all stores are closed, NATS is not.
+	StopBeforeNATS Point = "standalone/stop-before-nats"
+)
+
+// views are the parts of ViewBeforeCommit and ViewAfterCommit: the names of
+// the views that the services have.
+var views = []string{"access", "endpoints", "rules", "raised", "commands", "events", "alerts", "artifacts", "reports"}
+
+// List returns every point as NIGHTJAR_FAILPOINTS names it.
+func List() []string {
+	list := []string{}
+	for _, p := range []Point{
+		EventsBeforePublish, EventsAfterPublish, EventsBeforeReply, LetterBeforePublish,
+		AlertsBeforePublish, AlertsMidPublish, AlertsBeforeAck, BatchAfterAck,
+		RulesBeforeWrite, RulesAfterWrite, ReloadBeforeReply, SwapBefore, SwapAfter,
+		FileMidUpload, CommandBeforeQueue, CommandBeforeDeliver, ResultBeforeRecord,
+		QueueBeforeWrite, QueueAfterWrite, NextBeforeMark, NextAfterMark, ResultAfterWrite, CancelAfterWrite,
+		EndpointBeforeWrite, EndpointAfterWrite, EndpointAfterDelete, EndpointBeforeForget,
+		ArtifactMidUpload, ArtifactBeforeName, ArtifactAfterName, ArtifactMidClean, ClearBeforeWrite, ClearAfterWrite,
+		AdminBeforeAudit, AdminBeforeReply, StartAfterNATS, StartBeforeServices, StopAfterGateway, StopBeforeNATS,
+	} {
+		list = append(list, string(p))
+	}
+	for _, v := range views {
+		list = append(list, part(ViewBeforeCommit, v), part(ViewAfterCommit, v))
+	}
+	return list
+}
+
+func part(p Point, name string) string { return string(p) + ":" + name }

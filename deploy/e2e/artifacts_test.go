@@ -242,9 +242,7 @@ func TestArtifacts(t *testing.T) {
 			t.Errorf("GET %s: %d, want %d", path, resp.StatusCode, want)
 		}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if log := p.stderr.String(); strings.Contains(strings.ToLower(log), "permissions violation") {
+	if log := p.log(); strings.Contains(strings.ToLower(log), "permissions violation") {
 		t.Error("a service may not do on NATS what it has to")
 	}
 }

@@ -214,9 +214,7 @@ func TestCommandWalk(t *testing.T) {
 	if a, err := p.ask(http.MethodDelete, "/endpoints/"+e.UUID+"/command/"+first.UUID, ""); err != nil || a.Message != "NOK" {
 		t.Errorf("cancelling a completed command: %+v, %v", a, err)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if log := p.stderr.String(); strings.Contains(strings.ToLower(log), "permissions violation") || strings.Contains(log, "not deleted") {
+	if log := p.log(); strings.Contains(strings.ToLower(log), "permissions violation") || strings.Contains(log, "not deleted") {
 		t.Error("a service may not do on NATS what it has to")
 	}
 }

@@ -26,8 +26,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// binary is the standalone program, built once for all tests.
-var binary string
+// binary is the standalone program, built once for all tests with buildFlags.
+var (
+	binary     string
+	buildFlags []string
+)
 
 func TestMain(m *testing.M) { os.Exit(runTests(m)) }
 
@@ -39,7 +42,7 @@ func runTests(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	binary = filepath.Join(dir, "standalone")
-	build := exec.Command("go", "build", "-o", binary, "./services/standalone")
+	build := exec.Command("go", append(append([]string{"build"}, buildFlags...), "-o", binary, "./services/standalone")...)
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build standalone: %v\n%s", err, out)
@@ -58,45 +61,68 @@ type proc struct {
 	t    *testing.T
 	dir  string
 	args []string
-	cmd  *exec.Cmd
+	// env is added to the environment of the program.
+	env []string
+	cmd *exec.Cmd
 	// Addresses as the program printed them.
 	admin, agent, nats, ops string
 
 	client *http.Client
 	mu     sync.Mutex
 	stderr bytes.Buffer
-	exited chan error
+	// exited is closed when the program has ended, with what Wait said.
+	exited chan struct{}
+	exit   error
 }
 
 // start starts a standalone on a folder and waits until it is ready.
 func start(t *testing.T, dir string, args ...string) *proc {
 	t.Helper()
 	p := &proc{t: t, dir: dir, args: args}
-	t.Cleanup(func() {
-		if p.exited != nil && p.cmd.ProcessState == nil {
-			_ = p.cmd.Process.Kill()
-			<-p.exited
-		}
-		if t.Failed() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			log := p.stderr.String()
-			t.Logf("log of standalone:\n%s", log[max(0, len(log)-8000):])
-		}
-	})
+	p.endWithTest()
 	p.run()
 	return p
 }
 
+// endWithTest ends the program with the test and shows its log when the test
+// has failed.
+func (p *proc) endWithTest() {
+	p.t.Cleanup(func() {
+		if p.exited != nil {
+			_ = p.cmd.Process.Kill()
+			<-p.exited
+		}
+		if p.t.Failed() {
+			log := p.log()
+			p.t.Logf("log of standalone:\n%s", log[max(0, len(log)-8000):])
+		}
+	})
+}
+
+// log returns what the program has written so far.
+func (p *proc) log() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stderr.String()
+}
+
 func (p *proc) run() {
 	p.t.Helper()
+	if err := p.launch(); err != nil {
+		p.t.Fatal(err)
+	}
+	eventually(p.t, "ready", p.ready)
+}
+
+// launch starts the program and returns when it has printed its addresses.
+func (p *proc) launch() error {
 	args := append([]string{"--data-dir", p.dir, "--admin-addr", "127.0.0.1:0", "--agent-addr", "127.0.0.1:0", "--nats-addr", "127.0.0.1:0",
 		"--ops-addr", "127.0.0.1:0", "--admin-key", adminKey, "--log-format", "text", "--log-level", "info"}, p.args...)
 	p.cmd = exec.Command(binary, args...)
-	p.cmd.Env = append(os.Environ(), "GOTRACEBACK=all")
+	p.cmd.Env = append(append(os.Environ(), "GOTRACEBACK=all"), p.env...)
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
-		p.t.Fatal(err)
+		return err
 	}
 	p.cmd.Stderr = writer(func(b []byte) (int, error) {
 		p.mu.Lock()
@@ -104,9 +130,10 @@ func (p *proc) run() {
 		return p.stderr.Write(b)
 	})
 	if err := p.cmd.Start(); err != nil {
-		p.t.Fatal(err)
+		return err
 	}
-	p.exited = make(chan error, 1)
+	exited := make(chan struct{})
+	p.exited = exited
 	banner := make(chan map[string]string, 1)
 	go func() {
 		fields := map[string]string{}
@@ -124,16 +151,16 @@ func (p *proc) run() {
 				}
 			}
 		}
-		p.exited <- p.cmd.Wait()
+		p.exit = p.cmd.Wait()
+		close(exited)
 	}()
 	select {
 	case f := <-banner:
 		p.admin, p.agent, p.nats, p.ops = f["admin API"], f["agent API"], f["NATS"], strings.TrimSuffix(f["ops"], "/readyz")
-	case err := <-p.exited:
-		p.exited <- err
-		p.t.Fatalf("standalone ended at once: %v\n%s", err, p.stderr.String())
+	case <-exited:
+		return fmt.Errorf("standalone ended at once: %v\n%s", p.exit, p.log())
 	case <-time.After(deadline):
-		p.t.Fatal("standalone printed no addresses")
+		return errors.New("standalone printed no addresses")
 	}
 	pool := x509.NewCertPool()
 	if pem, err := os.ReadFile(filepath.Join(p.dir, "tls", "ca.pem")); err == nil {
@@ -141,18 +168,21 @@ func (p *proc) run() {
 	}
 	p.client = &http.Client{Timeout: 5 * time.Minute, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, MaxIdleConnsPerHost: 64},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	eventually(p.t, "ready", func() error {
-		resp, err := http.Get(p.ops + "/readyz")
-		if err != nil {
-			return err
-		}
-		defer func() { _ = resp.Body.Close() }()
-		body, err := io.ReadAll(resp.Body)
-		if err == nil && resp.StatusCode != http.StatusOK {
-			err = errors.New(string(body))
-		}
+	return nil
+}
+
+// ready returns nil when the program is ready, otherwise why not.
+func (p *proc) ready() error {
+	resp, err := http.Get(p.ops + "/readyz")
+	if err != nil {
 		return err
-	})
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = errors.New(string(body))
+	}
+	return err
 }
 
 type writer func([]byte) (int, error)
@@ -166,9 +196,9 @@ func (p *proc) terminate() {
 		p.t.Fatal(err)
 	}
 	select {
-	case err := <-p.exited:
-		if err != nil {
-			p.t.Fatalf("SIGTERM: %v", err)
+	case <-p.exited:
+		if p.exit != nil {
+			p.t.Fatalf("SIGTERM: %v", p.exit)
 		}
 	case <-time.After(25 * time.Second):
 		p.t.Fatal("SIGTERM: still running after 25s")

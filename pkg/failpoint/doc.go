@@ -12,6 +12,7 @@
 //	kill        the process ends as by kill -9
 //	exit        the process ends with code 3, nothing is closed
 //	panic       the goroutine panics
+//	note        nothing but the line on standard error that every action writes
 //	sleep(D)    the goroutine sleeps for the duration D
 //
 // All points are listed in this package. A point that is not listed, or whose

@@ -91,6 +91,8 @@ func doing(what string) (func(name string), error) {
 	switch what {
 	case "kill":
 		return kill, nil
+	case "note":
+		return func(string) {}, nil
 	case "exit":
 		return func(string) { os.Exit(3) }, nil
 	case "panic":
@@ -103,7 +105,7 @@ func doing(what string) (func(name string), error) {
 		}
 		return func(string) { time.Sleep(d) }, nil
 	}
-	return nil, fmt.Errorf("action %q: want kill, exit, panic or sleep(DURATION)", what)
+	return nil, fmt.Errorf("action %q: want kill, exit, panic, note or sleep(DURATION)", what)
 }
 
 // kill ends the process as kill -9 does, and does not return.

@@ -1,0 +1,296 @@
+//go:build chaos
+
+package e2e
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nightjar-edr/nightjar/pkg/failpoint"
+)
+
+func init() { buildFlags = []string{"-tags", "failpoint"} }
+
+var (
+	chaosTime = flag.Duration("chaos.time", time.Minute, "how long the manager is killed and started again")
+	chaosSeed = flag.Uint64("chaos.seed", 0, "seed of a crash test; 0 chooses one")
+	chaosAll  = flag.Bool("chaos.all", false, "demand that each failpoint has ended the manager, however long that takes; without it each must have been passed")
+)
+
+// chaosPatience is how long a failpoint that is armed is waited for.
+const chaosPatience = 20 * time.Second
+
+// chaos is a manager that is killed again and again under load.
+type chaos struct {
+	t    *testing.T
+	seed uint64
+	dir  string
+	// drops is the folder from which files are dropped.
+	drops string
+	// now is the manager as it runs now, or did last.
+	now atomic.Pointer[proc]
+	// ending tells the load to begin nothing new.
+	ending atomic.Bool
+	load   sync.WaitGroup
+	// noted are the failpoints that were passed.
+	noted map[string]bool
+	kills int
+}
+
+// rand returns random numbers that depend on the seed and on who asks.
+func (c *chaos) rand(who uint64) *rand.Rand { return rand.New(rand.NewPCG(c.seed, who)) }
+
+// again repeats a request to whichever manager runs until it is answered, as
+// clients do, and returns of how many attempts the outcome is not known.
+func (c *chaos) again(what string, request func(p *proc) error) (unknown int) {
+	for end := time.Now().Add(3 * deadline); ; unknown++ {
+		err := request(c.now.Load())
+		if err == nil {
+			return unknown
+		}
+		if time.Now().After(end) {
+			c.t.Errorf("%s: never answered: %v", what, err)
+			return unknown
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// launch starts the manager with failpoints armed. It returns false when it
+// ended before it could answer.
+func (c *chaos) launch(points ...string) (*proc, bool) {
+	c.t.Helper()
+	p := &proc{t: c.t, dir: c.dir, args: []string{"--tls", "off", "--drop-dir", c.drops}, env: []string{"NIGHTJAR_FAILPOINTS=" + strings.Join(points, ",")}}
+	if c.now.Load() == nil {
+		c.now.Store(p)
+		c.t.Cleanup(func() { // of the last one
+			last := c.now.Load()
+			_ = last.cmd.Process.Kill()
+			<-last.exited
+			if log := last.log(); c.t.Failed() {
+				c.t.Logf("log of the last manager:\n%s", log[max(0, len(log)-8000):])
+			}
+		})
+	}
+	err := p.launch()
+	if p.exited == nil {
+		c.t.Fatal(err)
+	}
+	if err == nil {
+		c.now.Store(p)
+	} else if !p.failed() {
+		c.t.Fatal(err)
+	}
+	return p, err == nil
+}
+
+// failed tells whether a failpoint ended the process.
+func (p *proc) failed() bool {
+	return strings.Contains(p.log(), ": kill") && strings.Contains(p.log(), "failpoint ")
+}
+
+// killed demands that the process ends by SIGKILL.
+func (c *chaos) killed(p *proc) {
+	c.t.Helper()
+	<-p.exited
+	c.note(p)
+	c.kills++
+	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if !ok || status.Signal() != syscall.SIGKILL {
+		log := p.log()
+		c.t.Fatalf("the manager ended by itself: %v\n%s", p.exit, log[max(0, len(log)-8000):])
+	}
+}
+
+// note reads from its log which failpoints a process has passed.
+func (c *chaos) note(p *proc) {
+	log := p.log()
+	for _, line := range strings.Split(log, "\n") {
+		if rest, ok := strings.CutPrefix(line, "failpoint "); ok {
+			name, _, _ := strings.Cut(rest, ": ")
+			c.noted[name] = true
+		}
+	}
+	for _, bad := range []string{"panic", "permissions violation", "stands still", "DATA RACE"} {
+		if i := strings.Index(strings.ToLower(log), strings.ToLower(bad)); i >= 0 {
+			c.t.Errorf("the log has %q: %.2000s", bad, log[max(0, i-500):])
+		}
+	}
+}
+
+// notes arms all failpoints that were not passed yet to say so.
+func (c *chaos) notes(but ...string) []string {
+	var armed []string
+	for _, name := range failpoint.List() {
+		if !c.noted[name] && !slices.Contains(but, name) {
+			armed = append(armed, name+"=note")
+		}
+	}
+	return armed
+}
+
+// awaitReady waits until the manager is ready or has ended.
+func (c *chaos) awaitReady(p *proc) {
+	c.t.Helper()
+	eventually(c.t, "ready", func() error {
+		select {
+		case <-p.exited:
+			return nil
+		default:
+			return p.ready()
+		}
+	})
+}
+
+// at starts the manager, has it killed at a failpoint, and tells whether it
+// came there.
+func (c *chaos) at(r *rand.Rand, name string) bool {
+	c.t.Helper()
+	if strings.HasSuffix(name, ":access") {
+		// Operators do not change, so the view is built anew.
+		if err := os.RemoveAll(filepath.Join(c.dir, "api-gateway")); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	hit := 1
+	for _, often := range []string{"view/", "api-gateway/events", "rule-engine/alerts", "api-gateway/file", "api-gateway/artifact-mid"} {
+		if strings.HasPrefix(name, often) && !strings.HasSuffix(name, ":access") {
+			hit = 1 + r.IntN(3)
+		}
+	}
+	p, up := c.launch(append(c.notes(name), fmt.Sprintf("%s=kill@%d", name, hit))...)
+	if up && strings.HasPrefix(name, "standalone/stop") {
+		c.awaitReady(p)
+		time.Sleep(time.Duration(r.IntN(500)) * time.Millisecond)
+		_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	}
+	select {
+	case <-p.exited:
+	case <-time.After(chaosPatience):
+		_ = p.cmd.Process.Kill()
+		c.killed(p)
+		return false
+	}
+	c.killed(p)
+	return c.noted[name]
+}
+
+// some starts the manager and ends it at a random moment, mostly by SIGKILL,
+// with some places slowed down so that others overtake them.
+func (c *chaos) some(r *rand.Rand) {
+	c.t.Helper()
+	var armed []string
+	list := failpoint.List()
+	for range r.IntN(4) {
+		armed = append(armed, fmt.Sprintf("%s=sleep(%dms)@%d", list[r.IntN(len(list))], 1+r.IntN(200), 1+r.IntN(5)))
+	}
+	p, up := c.launch(armed...)
+	if !up {
+		c.t.Fatal("the manager does not start")
+	}
+	if r.IntN(3) > 0 {
+		c.awaitReady(p)
+	}
+	time.Sleep(time.Duration(r.IntN(1500)) * time.Millisecond)
+	if r.IntN(4) > 0 {
+		_ = p.cmd.Process.Kill()
+		c.killed(p)
+		return
+	}
+	c.stop(p)
+}
+
+// stop ends the manager by SIGTERM, which must succeed.
+func (c *chaos) stop(p *proc) {
+	c.t.Helper()
+	p.terminate()
+	c.note(p)
+}
+
+// TestChaos kills the manager at every failpoint and at random moments, while
+// clients work with it as they do, and then holds what it has against what
+// was acknowledged.
+func TestChaos(t *testing.T) {
+	c := &chaos{t: t, seed: *chaosSeed, dir: t.TempDir(), drops: t.TempDir(), noted: map[string]bool{}}
+	if c.seed == 0 {
+		c.seed = rand.Uint64()
+	}
+	t.Logf("seed %d", c.seed)
+	r := c.rand(0)
+	p, up := c.launch(c.notes()...)
+	if !up {
+		t.Fatal("the manager does not start")
+	}
+	c.awaitReady(p)
+	w := c.work()
+	_ = p.cmd.Process.Kill()
+	c.killed(p)
+
+	left := failpoint.List()
+	r.Shuffle(len(left), func(i, j int) { left[i], left[j] = left[j], left[i] })
+	points := len(left)
+	began := time.Now()
+	tries := map[string]int{}
+	for i := 0; time.Since(began) < *chaosTime || *chaosAll && len(left) > 0; i++ {
+		if t.Failed() {
+			break
+		}
+		if len(left) == 0 || i%6 == 5 {
+			c.some(r)
+			continue
+		}
+		name := left[0]
+		left = left[1:]
+		if !c.at(r, name) {
+			if tries[name]++; tries[name] == 4 {
+				t.Errorf("failpoint %s was armed %d times and not passed", name, tries[name])
+				break
+			}
+			left = append(left, name)
+		}
+	}
+	// Places that a short run has not come to are at least passed.
+	if p, up = c.launch(c.notes()...); !up {
+		t.Fatal("the manager does not start")
+	}
+	c.awaitReady(p)
+	wait(t, "every failpoint is passed", func() error {
+		c.note(p)
+		for _, s := range c.notes() {
+			if name := strings.TrimSuffix(s, "=note"); !strings.HasPrefix(name, "standalone/stop") && !strings.HasSuffix(name, ":access") {
+				return errors.New(name + " is not")
+			}
+		}
+		return nil
+	})
+	c.ending.Store(true)
+	c.load.Wait()
+	t.Logf("%d kills, at %d of %d failpoints, in %s: %s", c.kills, points-len(left), points, time.Since(began).Round(time.Second), w)
+	c.verify(w)
+	for _, s := range c.notes() {
+		t.Errorf("failpoint %s was never passed", strings.TrimSuffix(s, "=note"))
+	}
+}
+
+// wait is eventually for what must not end the test.
+func wait(t *testing.T, what string, check func() error) {
+	t.Helper()
+	err := check()
+	for end := time.Now().Add(deadline); err != nil && time.Now().Before(end); err = check() {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if err != nil {
+		t.Errorf("%s: %v", what, err)
+	}
+}

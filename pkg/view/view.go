@@ -76,13 +76,22 @@ type Config struct {
 	// Metrics receives the view's metrics, may be nil.
 	Metrics *Metrics
 	Fold    Fold
+	// CheckEvery is how often a running view makes sure that its stream is
+	// still the same; 0 means 10 seconds.
+	CheckEvery time.Duration
 }
+
+// checkEvery is what CheckEvery is by default.
+const checkEvery = 10 * time.Second
 
 // position is what is kept in the store beside the folded facts.
 type position struct {
 	Stream  string    `json:"stream"`
 	Created time.Time `json:"created"`
-	Seq     uint64    `json:"seq"`
+	// Seq is the sequence up to which everything is folded that the view
+	// wants: that of the last message folded, or a later one behind which
+	// nothing of interest was.
+	Seq uint64 `json:"seq"`
 }
 
 // View folds one stream. Make it with New and run it with Run.
@@ -101,7 +110,7 @@ type View struct {
 // Metrics are the metrics of a service's views, labelled by view.
 type Metrics struct {
 	position, lag, gap *prometheus.GaugeVec
-	folded             *prometheus.CounterVec
+	folded, missing    *prometheus.CounterVec
 }
 
 // NewMetrics registers the metrics of the views of a service.
@@ -111,19 +120,25 @@ func NewMetrics(reg prometheus.Registerer, service string) *Metrics {
 		reg.MustRegister(g)
 		return g
 	}
-	m := &Metrics{
-		position: gauge("view_position", "Sequence of the last message of the stream that is folded."),
+	counter := func(name, help string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: service, Name: name, Help: help}, []string{"view"})
+		reg.MustRegister(c)
+		return c
+	}
+	return &Metrics{
+		position: gauge("view_position", "Sequence of the stream up to which everything is folded."),
 		lag:      gauge("view_lag_messages", "Messages of the stream that are not folded yet."),
 		gap:      gauge("view_gap", "1 when the view has met a gap in its stream and stands still."),
-		folded: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: service,
-			Name: "view_folded_messages_total", Help: "Messages folded."}, []string{"view"}),
+		folded:   counter("view_folded_messages_total", "Messages folded."),
+		missing:  counter("view_missing_messages_total", "Messages that were deleted from within the stream before the view had them."),
 	}
-	reg.MustRegister(m.folded)
-	return m
 }
 
 // New reads the view's position from its store. It touches no stream yet.
 func New(cfg Config) (*View, error) {
+	if cfg.CheckEvery == 0 {
+		cfg.CheckEvery = checkEvery
+	}
 	v := &View{cfg: cfg, key: []byte("\x00view/" + cfg.Name), waiters: map[chan struct{}]uint64{}}
 	err := cfg.DB.View(func(txn *badger.Txn) error {
 		item, err := txn.Get(v.key)
@@ -141,6 +156,7 @@ func New(cfg Config) (*View, error) {
 	if cfg.Metrics != nil {
 		cfg.Metrics.position.WithLabelValues(cfg.Name).Set(float64(v.seq))
 		cfg.Metrics.gap.WithLabelValues(cfg.Name).Set(0)
+		cfg.Metrics.missing.WithLabelValues(cfg.Name).Add(0)
 	}
 	return v, nil
 }
@@ -203,17 +219,11 @@ func (v *View) WaitReady(ctx context.Context) error {
 // connection. A gap makes it stand still until ctx ends; an error of the
 // store or of Fold is returned.
 func (v *View) Run(ctx context.Context) error {
-	s, err := stream.Await(ctx, v.cfg.JS, v.cfg.Stream)
-	if err != nil {
+	if _, err := stream.Await(ctx, v.cfg.JS, v.cfg.Stream); err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
 		return fmt.Errorf("view %s: %w", v.cfg.Name, err)
-	}
-	if err := v.identify(s.CachedInfo()); err != nil {
-		v.stall(err)
-		<-ctx.Done()
-		return nil
 	}
 	for ctx.Err() == nil {
 		err := v.follow(ctx)
@@ -250,28 +260,19 @@ func (v *View) stall(err error) {
 	}
 }
 
-// identify holds the stream against what the position says of it.
-func (v *View) identify(info *jetstream.StreamInfo) error {
-	if v.pos.Stream == "" {
-		v.pos = position{Stream: v.cfg.Stream, Created: info.Created}
-		return nil
-	}
-	switch st := info.State; {
-	case !v.pos.Created.Equal(info.Created):
-		return fmt.Errorf("%w: stream %s was created at %s, the view was built from the one of %s",
-			ErrGap, v.cfg.Stream, info.Created.Format(time.RFC3339), v.pos.Created.Format(time.RFC3339))
-	case st.LastSeq < v.pos.Seq:
-		return fmt.Errorf("%w: stream %s ends at sequence %d, the view had reached %d", ErrGap, v.cfg.Stream, st.LastSeq, v.pos.Seq)
-	case !v.cfg.Compacted && st.FirstSeq > v.pos.Seq+1:
-		return fmt.Errorf("%w: stream %s begins at sequence %d, the view had reached only %d", ErrGap, v.cfg.Stream, st.FirstSeq, v.pos.Seq)
-	}
-	return nil
-}
-
 var errFold = errors.New("fold")
 
-// follow reads the stream from the position on, until it fails or ctx ends.
+// follow reads the stream from the position on, until it fails, ctx ends, or
+// the position can be brought forward by beginning anew.
 func (v *View) follow(ctx context.Context) error {
+	s, err := v.cfg.JS.Stream(ctx, v.cfg.Stream)
+	if err != nil {
+		return err
+	}
+	before := s.CachedInfo()
+	if err := v.identify(before); err != nil {
+		return err
+	}
 	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: v.cfg.Filters, DeliverPolicy: jetstream.DeliverAllPolicy}
 	if v.pos.Seq > 0 {
 		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, v.pos.Seq+1
@@ -283,6 +284,11 @@ func (v *View) follow(ctx context.Context) error {
 	info, err := c.Info(ctx)
 	if err != nil {
 		return fmt.Errorf("consumer: %w", err)
+	}
+	if info.NumPending == 0 {
+		if err := v.advance(before.State.LastSeq); err != nil {
+			return fmt.Errorf("%w: %w", errFold, err)
+		}
 	}
 	v.lag(info.NumPending)
 	msgs := make(chan Msg, maxGroup)
@@ -314,10 +320,19 @@ func (v *View) follow(ctx context.Context) error {
 		return fmt.Errorf("consume: %w", err)
 	}
 	defer consume.Stop()
+	check := time.NewTicker(v.cfg.CheckEvery)
+	defer check.Stop()
+	idle := false
 	var group []Msg
 	for {
 		group = group[:0]
 		select {
+		case <-check.C:
+			if again, err := v.check(ctx, s, idle); again || err != nil {
+				return err
+			}
+			idle = true
+			continue
 		case <-ctx.Done():
 			return nil
 		case err := <-failed:
@@ -339,6 +354,10 @@ func (v *View) follow(ctx context.Context) error {
 			default:
 				break more
 			}
+		}
+		idle = false
+		if err := v.contiguous(ctx, s, group); err != nil {
+			return err
 		}
 		if err := v.fold(group); err != nil {
 			return fmt.Errorf("%w: %w", errFold, err)
@@ -392,11 +411,7 @@ func (v *View) commit(group []Msg) error {
 	if err != nil {
 		return fmt.Errorf("messages %d to %d: %w", group[0].Seq, next.Seq, err)
 	}
-	value, err := json.Marshal(next)
-	if err != nil {
-		return err
-	}
-	if err := txn.Set(v.key, value); err != nil {
+	if err := v.write(txn, next); err != nil {
 		return err
 	}
 	failpoint.HitIn(failpoint.ViewBeforeCommit, v.cfg.Name)
@@ -409,17 +424,33 @@ func (v *View) commit(group []Msg) error {
 		committed()
 	}
 	if m := v.cfg.Metrics; m != nil {
-		m.position.WithLabelValues(v.cfg.Name).Set(float64(next.Seq))
 		m.folded.WithLabelValues(v.cfg.Name).Add(float64(len(group)))
+	}
+	v.tell()
+	return nil
+}
+
+// write puts a position into a transaction.
+func (v *View) write(txn *badger.Txn, pos position) error {
+	value, err := json.Marshal(pos)
+	if err != nil {
+		return err
+	}
+	return txn.Set(v.key, value)
+}
+
+// tell makes the position known to those who wait for it.
+func (v *View) tell() {
+	if m := v.cfg.Metrics; m != nil {
+		m.position.WithLabelValues(v.cfg.Name).Set(float64(v.pos.Seq))
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.seq = next.Seq
+	v.seq = v.pos.Seq
 	for ch, seq := range v.waiters {
 		if seq <= v.seq {
 			close(ch)
 			delete(v.waiters, ch)
 		}
 	}
-	return nil
 }

@@ -1,0 +1,103 @@
+package view
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// identify holds the stream against what the position says of it.
+func (v *View) identify(info *jetstream.StreamInfo) error {
+	if v.pos.Stream == "" {
+		v.pos = position{Stream: v.cfg.Stream, Created: info.Created}
+		return nil
+	}
+	switch st := info.State; {
+	case !v.pos.Created.Equal(info.Created):
+		return fmt.Errorf("%w: stream %s was created at %s, the view was built from the one of %s",
+			ErrGap, v.cfg.Stream, info.Created.Format(time.RFC3339), v.pos.Created.Format(time.RFC3339))
+	case st.LastSeq < v.pos.Seq:
+		return fmt.Errorf("%w: stream %s ends at sequence %d, the view had reached %d", ErrGap, v.cfg.Stream, st.LastSeq, v.pos.Seq)
+	case !v.cfg.Compacted && st.FirstSeq > v.pos.Seq+1:
+		return fmt.Errorf("%w: stream %s begins at sequence %d, the view had reached only %d", ErrGap, v.cfg.Stream, st.FirstSeq, v.pos.Seq)
+	}
+	return nil
+}
+
+// check makes sure that the stream that is followed is still the same. It
+// tells whether a view without anything to do should begin anew, because its
+// stream has grown by messages that are not for it.
+func (v *View) check(ctx context.Context, s jetstream.Stream, idle bool) (again bool, err error) {
+	info, err := s.Info(ctx)
+	if err != nil {
+		return false, nil // a stream that is gone is noticed by its consumer
+	}
+	if !v.pos.Created.Equal(info.Created) {
+		return false, v.identify(info)
+	}
+	return idle && v.skips() && info.State.LastSeq > v.pos.Seq, nil
+}
+
+// skips tells whether messages of the stream are not for this view, so that
+// its position says nothing of them.
+func (v *View) skips() bool { return len(v.cfg.Filters) > 0 && !v.cfg.Compacted }
+
+// advance brings the position forward to seq, where nothing up to there is
+// left to be folded. Otherwise the position of a view that gets few of a
+// stream's messages would fall behind the stream's first one, as the others
+// expire, and look like a gap.
+func (v *View) advance(seq uint64) error {
+	if !v.skips() || seq <= v.pos.Seq {
+		return nil
+	}
+	next := v.pos
+	next.Seq = seq
+	err := v.cfg.DB.Update(func(txn *badger.Txn) error { return v.write(txn, next) })
+	if err != nil {
+		return fmt.Errorf("write position: %w", err)
+	}
+	v.pos = next
+	v.tell()
+	return nil
+}
+
+// contiguous demands that no message is missing between the position and the
+// end of a group, where the view wants them all. Messages that left the stream
+// at its head before the view had them are a gap. Ones that somebody deleted
+// from within are no reason to stand still, for a view that is built anew
+// would miss them as well; they are counted and logged.
+func (v *View) contiguous(ctx context.Context, s jetstream.Stream, group []Msg) error {
+	if v.cfg.Compacted || len(v.cfg.Filters) > 0 {
+		return nil
+	}
+	last := v.pos.Seq
+	for i := range group {
+		seq := group[i].Seq
+		if last > 0 && seq > last+1 {
+			if err := v.missing(ctx, s, last, seq); err != nil {
+				return err
+			}
+		}
+		last = max(last, seq)
+	}
+	return nil
+}
+
+// missing reports that nothing came between two sequences.
+func (v *View) missing(ctx context.Context, s jetstream.Stream, last, next uint64) error {
+	info, err := s.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if info.State.FirstSeq > last+1 {
+		return fmt.Errorf("%w: stream %s begins at sequence %d, the view had reached only %d", ErrGap, v.cfg.Stream, info.State.FirstSeq, last)
+	}
+	v.cfg.Log.Error("messages were deleted from within the stream", "view", v.cfg.Name, "stream", v.cfg.Stream, "after", last, "before", next)
+	if m := v.cfg.Metrics; m != nil {
+		m.missing.WithLabelValues(v.cfg.Name).Add(float64(next - last - 1))
+	}
+	return nil
+}

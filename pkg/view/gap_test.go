@@ -1,0 +1,266 @@
+package view_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nightjar-edr/nightjar/pkg/bus"
+	"github.com/nightjar-edr/nightjar/pkg/store"
+	"github.com/nightjar-edr/nightjar/pkg/view"
+)
+
+// metric returns the value of the view's metric.
+func (c *counter) metric(name string) float64 {
+	c.t.Helper()
+	families, err := c.metrics.Gather()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "nightjar_test_"+name {
+			m := f.GetMetric()[0]
+			return m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	c.t.Fatalf("no metric %s", name)
+	return 0
+}
+
+// until repeats a check until it passes.
+func until(t *testing.T, what string, check func() error) {
+	t.Helper()
+	err := check()
+	for end := time.Now().Add(20 * time.Second); err != nil && time.Now().Before(end); err = check() {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// gap demands that the view stands still at a gap and says so.
+func (c *counter) gap(folded uint64) {
+	c.t.Helper()
+	until(c.t, "gap", func() error {
+		if err := c.Err(); !errors.Is(err, view.ErrGap) {
+			return fmt.Errorf("error %v, want %v", err, view.ErrGap)
+		}
+		return nil
+	})
+	if n := c.count("s.a"); c.Ready() || n != folded || c.metric("view_gap") != 1 {
+		c.t.Errorf("ready %v with %d messages, metric %v, want false with %d and 1", c.Ready(), n, c.metric("view_gap"), folded)
+	}
+	if err := c.WaitReady(c.t.Context()); !errors.Is(err, view.ErrGap) {
+		c.t.Errorf("who waits gets %v", err)
+	}
+}
+
+func recreate(t *testing.T, b *bus.Bus) {
+	t.Helper()
+	if err := b.JS.DeleteStream(t.Context(), "S"); err != nil {
+		t.Fatal(err)
+	}
+	// The server may still be at the files of the one before.
+	until(t, "create stream", func() error {
+		_, err := b.JS.CreateStream(t.Context(), streamConfig)
+		return err
+	})
+}
+
+// purge removes what is before a sequence, as expiry does.
+func purge(t *testing.T, b *bus.Bus, seq uint64) {
+	t.Helper()
+	s, err := b.JS.Stream(t.Context(), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Purge(t.Context(), jetstream.WithPurgeSequence(seq)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestGapIsNoticed(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, c *counter){
+		"recreated": func(t *testing.T, c *counter) {
+			recreate(t, c.bus)
+			publish(t, c.bus, "s.a", 30)
+		},
+		"head lost": func(t *testing.T, c *counter) {
+			publish(t, c.bus, "s.a", 10)
+			purge(t, c.bus, 15)
+		},
+		"all lost": func(t *testing.T, c *counter) {
+			purge(t, c.bus, publish(t, c.bus, "s.a", 10)+1)
+		},
+		"tail lost": func(t *testing.T, c *counter) { c.move(+5) },
+	} {
+		for _, filters := range [][]string{nil, {"s.a"}} {
+			t.Run(fmt.Sprint(name, filters), func(t *testing.T) {
+				c := setup(t)
+				c.filters = filters
+				c.open()
+				if err := c.Wait(t.Context(), publish(t, c.bus, "s.a", 10)); err != nil {
+					t.Fatal(err)
+				}
+				c.stop()
+				damage(t, c)
+				c.open()
+				defer c.stop()
+				c.gap(10)
+			})
+		}
+	}
+}
+
+// move changes the position in the store, as if the stream had been reset to
+// a time before.
+func (c *counter) move(by uint64) {
+	c.t.Helper()
+	db, err := store.Open(store.Options{Dir: c.dir})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	err = db.Update(func(txn *badger.Txn) error {
+		key := []byte("\x00view/count")
+		item, err := txn.Get(key)
+		if err != nil {
+			return err
+		}
+		text, err := item.ValueCopy(nil)
+		if err != nil {
+			return err
+		}
+		var pos map[string]any
+		if err := json.Unmarshal(text, &pos); err != nil {
+			return err
+		}
+		pos["seq"] = uint64(pos["seq"].(float64)) + by
+		if text, err = json.Marshal(pos); err != nil {
+			return err
+		}
+		return txn.Set(key, text)
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// A stream that is created anew while the view follows it is noticed, too,
+// before and after it has grown beyond the position.
+func TestRecreatedWhileRunning(t *testing.T) {
+	for _, n := range []int{0, 3, 30} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			c := setup(t)
+			c.open()
+			defer c.stop()
+			if err := c.Wait(t.Context(), publish(t, c.bus, "s.a", 10)); err != nil {
+				t.Fatal(err)
+			}
+			recreate(t, c.bus)
+			publish(t, c.bus, "s.b", n)
+			c.gap(10)
+		})
+	}
+}
+
+// Messages that expire before a slow view has read them are a gap.
+func TestHeadLostWhileRunning(t *testing.T) {
+	c := setup(t)
+	held := make(chan struct{})
+	c.hold = func() { <-held }
+	c.open()
+	defer c.stop()
+	futures := 0
+	for range 4000 { // more than is read ahead
+		if _, err := c.bus.JS.PublishAsync("s.a", []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if futures++; futures%200 == 0 {
+			<-c.bus.JS.PublishAsyncComplete()
+		}
+	}
+	<-c.bus.JS.PublishAsyncComplete()
+	purge(t, c.bus, 3900)
+	close(held)
+	until(t, "gap", func() error {
+		if err := c.Err(); !errors.Is(err, view.ErrGap) {
+			return fmt.Errorf("error %v at %d", err, c.Position())
+		}
+		return nil
+	})
+	if p := c.Position(); c.Ready() || p >= 3900 || p != c.count("s.a") {
+		t.Errorf("ready %v at %d with %d messages", c.Ready(), p, c.count("s.a"))
+	}
+}
+
+// What somebody deleted from within the stream is counted, and what follows
+// is folded, for a view that is built anew would miss it as well.
+func TestDeletedFromWithin(t *testing.T) {
+	c := setup(t)
+	c.open()
+	if err := c.Wait(t.Context(), publish(t, c.bus, "s.a", 5)); err != nil {
+		t.Fatal(err)
+	}
+	c.stop()
+	last := publish(t, c.bus, "s.a", 10)
+	s, err := c.bus.JS.Stream(t.Context(), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, seq := range []uint64{6, 9, 10} {
+		if err := s.DeleteMsg(t.Context(), seq); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.open()
+	defer c.stop()
+	if err := c.Wait(t.Context(), last); err != nil {
+		t.Fatal(err)
+	}
+	if n := c.count("s.a"); !c.Ready() || n != 12 || c.metric("view_missing_messages_total") != 3 || c.metric("view_gap") != 0 {
+		t.Errorf("ready %v with %d messages, %v missing", c.Ready(), n, c.metric("view_missing_messages_total"))
+	}
+}
+
+// A view that gets few of a stream's messages does not take it for a gap that
+// the others expire, neither while it runs nor after a restart.
+func TestOthersExpire(t *testing.T) {
+	c := setup(t)
+	c.filters = []string{"s.a"}
+	c.open()
+	if err := c.Wait(t.Context(), publish(t, c.bus, "s.a", 5)); err != nil {
+		t.Fatal(err)
+	}
+	last := publish(t, c.bus, "s.b", 100)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := c.Wait(ctx, last); err != nil {
+		t.Fatal(err)
+	}
+	purge(t, c.bus, last)
+	if err := c.Wait(ctx, publish(t, c.bus, "s.a", 1)); err != nil {
+		t.Fatal(err)
+	}
+	last = publish(t, c.bus, "s.b", 100)
+	if err := c.Wait(ctx, last); err != nil {
+		t.Fatal(err)
+	}
+	c.stop()
+	purge(t, c.bus, last)
+	c.open()
+	defer c.stop()
+	if err := c.Wait(ctx, publish(t, c.bus, "s.a", 1)); err != nil {
+		t.Fatal(err)
+	}
+	if n := c.count("s.a"); n != 7 || c.Err() != nil {
+		t.Errorf("%d messages, %v", n, c.Err())
+	}
+}

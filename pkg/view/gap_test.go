@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"testing"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nightjar-edr/nightjar/pkg/bus"
@@ -263,4 +266,52 @@ func TestOthersExpire(t *testing.T) {
 	if n := c.count("s.a"); n != 7 || c.Err() != nil {
 		t.Errorf("%d messages, %v", n, c.Err())
 	}
+}
+
+// A server that comes back with another stream of the same name, while the
+// view waits for it, does not get away with it.
+func TestServerReplaced(t *testing.T) {
+	port := -1
+	serve := func() *server.Server {
+		srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv.Start()
+		if !srv.ReadyForConnections(10 * time.Second) {
+			t.Fatal("nats server is not ready")
+		}
+		port = srv.Addr().(*net.TCPAddr).Port
+		return srv
+	}
+	stop := func(srv *server.Server) {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+	}
+	srv := serve()
+	nc, err := nats.Connect(srv.ClientURL(), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &counter{t: t, bus: &bus.Bus{NC: nc, JS: js}, dir: t.TempDir()}
+	createStream(t, c.bus)
+	c.open()
+	defer c.stop()
+	if err := c.Wait(t.Context(), publish(t, c.bus, "s.a", 10)); err != nil {
+		t.Fatal(err)
+	}
+	stop(srv)
+	srv = serve()
+	defer stop(srv)
+	until(t, "create stream", func() error {
+		_, err := js.CreateStream(t.Context(), streamConfig)
+		return err
+	})
+	publish(t, c.bus, "s.b", 20)
+	c.gap(10)
 }

@@ -117,24 +117,20 @@ func (s *Service) AgentAddr() string { return s.agentHTTP.ln.Addr().String() }
 // Ready returns nil when the gateway answers requests, has caught up with who
 // may send them, and is connected.
 func (s *Service) Ready() error {
+	for _, v := range []*view.View{s.operators.view, s.credentials.view} {
+		if err := v.Err(); err != nil {
+			return err
+		}
+	}
 	switch {
 	case !s.serving.Load():
 		return errors.New("starting")
 	case !s.operators.view.Ready():
-		return fmt.Errorf("view of operators is not caught up: %w", orBehind(s.operators.view.Err()))
+		return errors.New("view of operators is catching up")
 	case !s.credentials.view.Ready():
-		return fmt.Errorf("view of endpoints is not caught up: %w", orBehind(s.credentials.view.Err()))
+		return errors.New("view of endpoints is catching up")
 	}
 	return s.cfg.Bus.Ready()
-}
-
-var errBehind = errors.New("behind")
-
-func orBehind(err error) error {
-	if err == nil {
-		return errBehind
-	}
-	return err
 }
 
 // Run works until ctx ends: it makes the streams it owns, waits until its
@@ -180,7 +176,10 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	work.Go(func() { s.commands.pending.run(inner) })
 	work.Go(func() { s.seen.run(inner) })
 	work.Go(func() { store.CollectGarbage(inner, s.db, garbageInterval) })
-	if err := s.boot(starting, kv); err != nil {
+	if err := s.boot(starting, kv); errors.Is(err, view.ErrGap) {
+		<-ctx.Done() // stays up to say why it is not ready
+		return nil
+	} else if err != nil {
 		return orStopped(ctx, err)
 	}
 	for _, srv := range []*httpServer{s.adminHTTP, s.agentHTTP} {

@@ -157,7 +157,10 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	start(s.followContainers)
 	background.Go(func() { store.CollectGarbage(work, s.db, garbageEvery) })
 	background.Go(func() { s.tidyContainers(work) })
-	if err := s.prepare(ctx, failed); err != nil {
+	if err := s.prepare(ctx, failed); errors.Is(err, view.ErrGap) {
+		<-ctx.Done() // stays up to say why it is not ready
+		return nil
+	} else if err != nil {
 		return unlessStopped(ctx, err)
 	}
 	svc, err := s.serve(work)

@@ -16,6 +16,9 @@ NIGHTJAR_TESTDATA ?= ../shared
 FUZZTIME ?= 10s
 BENCHTIME ?= 1s
 AWAY ?= 1m
+CHAOS_TIME ?= 10m
+CHAOS_SEED ?= 0
+MODEL_CHECKS ?= 10
 
 .DEFAULT_GOAL := help
 
@@ -38,6 +41,7 @@ build: ## build all programs into ./bin
 .PHONY: test
 test: ## run all tests; needs nothing but Go, takes a few minutes
 	go test $(RACE) -timeout 10m $(UNIT)
+	go test -tags failpoint ./pkg/failpoint
 	go test -timeout 15m ./deploy/e2e/...
 
 .PHONY: test-recorded
@@ -59,6 +63,20 @@ test-siem: ## run the commands of docs/siem.md with the NATS command line, which
 	GOBIN="$(CURDIR)/bin" GOWORK=off go install $(NATSCLI)
 	NIGHTJAR_NATS_CLI="$(CURDIR)/bin/nats" go test -tags natscli -run SIEMCommandLine -timeout 10m ./deploy/e2e
 
+# What fails is told with its seed; CHAOS_SEED repeats it. Sequences that the
+# model has failed on are kept in deploy/e2e/testdata/rapid and repeated first.
+CHAOS = go test -tags chaos -count=1 -v ./deploy/e2e
+
+.PHONY: chaos
+chaos: ## kill a manager at every failpoint and at random moments for CHAOS_TIME (default 10m), then hold it against a model
+	$(CHAOS) -run '^TestChaos$$' -timeout 2h -args -chaos.time=$(CHAOS_TIME) -chaos.seed=$(CHAOS_SEED) -chaos.all
+	$(CHAOS) -run '^TestModel$$' -timeout 2h -args -rapid.checks=$(MODEL_CHECKS) -rapid.steps=100 -rapid.seed=$(CHAOS_SEED)
+
+.PHONY: chaos-short
+chaos-short: ## the same for a minute or two: passes every failpoint, kills at some
+	$(CHAOS) -run '^TestChaos$$' -timeout 15m -args -chaos.time=20s -chaos.seed=$(CHAOS_SEED)
+	$(CHAOS) -run '^TestModel$$' -timeout 15m -args -rapid.checks=1 -rapid.steps=30 -rapid.seed=$(CHAOS_SEED)
+
 .PHONY: fuzz
 fuzz: ## fuzz every parser of outside bytes, each for FUZZTIME (default 10s; 2000x is a count)
 	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
@@ -79,11 +97,12 @@ lint: ## check formatting, vet, staticcheck and doc comments
 	go vet $(PACKAGES)
 	go vet -tags recorded ./services/rule-engine/... ./deploy/e2e/...
 	go vet -tags cluster ./deploy/e2e/...
-
 	go vet -tags natscli ./deploy/e2e/...
+	go vet -tags failpoint,chaos ./pkg/failpoint ./deploy/e2e/...
 	go run $(STATICCHECK) $(PACKAGES)
 	go run $(STATICCHECK) -tags recorded ./services/rule-engine/... ./deploy/e2e/...
 	go run $(STATICCHECK) -tags cluster ./deploy/e2e/...
+	go run $(STATICCHECK) -tags failpoint,chaos ./pkg/failpoint ./deploy/e2e/...
 	go run $(REVIVE) -config revive.toml -formatter friendly -set_exit_status $(PACKAGES)
 
 .PHONY: tidy

@@ -276,6 +276,9 @@ func TestChaos(t *testing.T) {
 	})
 	c.ending.Store(true)
 	c.load.Wait()
+	if t.Failed() {
+		return
+	}
 	t.Logf("%d kills, at %d of %d failpoints, in %s: %s", c.kills, points-len(left), points, time.Since(began).Round(time.Second), w)
 	c.verify(w)
 	for _, s := range c.notes() {
@@ -283,11 +286,12 @@ func TestChaos(t *testing.T) {
 	}
 }
 
-// wait is eventually for what must not end the test.
+// wait is eventually for what must not end the test. A test that has failed
+// waits for nothing more.
 func wait(t *testing.T, what string, check func() error) {
 	t.Helper()
 	err := check()
-	for end := time.Now().Add(deadline); err != nil && time.Now().Before(end); err = check() {
+	for end := time.Now().Add(deadline); err != nil && !t.Failed() && time.Now().Before(end); err = check() {
 		time.Sleep(50 * time.Millisecond)
 	}
 	if err != nil {

@@ -24,6 +24,9 @@ func (c *chaos) verify(w *workload) {
 			d.expired(c, p)
 		}
 	}
+	if c.t.Failed() {
+		return
+	}
 	all := w.all()
 	before, err := p.snapshot(all...)
 	if err != nil {

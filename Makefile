@@ -75,7 +75,7 @@ chaos: ## kill a manager at every failpoint and at random moments for CHAOS_TIME
 .PHONY: chaos-short
 chaos-short: ## the same for a minute or two: passes every failpoint, kills at some
 	$(CHAOS) -run '^TestChaos$$' -timeout 15m -args -chaos.time=20s -chaos.seed=$(CHAOS_SEED)
-	$(CHAOS) -run '^TestModel$$' -timeout 15m -args -rapid.checks=1 -rapid.steps=30 -rapid.seed=$(CHAOS_SEED)
+	$(CHAOS) -run '^TestModel$$' -timeout 15m -args -rapid.checks=4 -rapid.steps=20 -rapid.seed=$(CHAOS_SEED)
 
 .PHONY: fuzz
 fuzz: ## fuzz every parser of outside bytes, each for FUZZTIME (default 10s; 2000x is a count)

@@ -10,5 +10,13 @@
 // The identity of the stream (its name and time of creation) is kept with the
 // position. A stream that was recreated, that ends before the position, or
 // that has lost messages behind it is never passed over in silence: the view
-// stops, says why in Err, in the log and in a metric, and is not ready.
+// stops, says why in Err, in the log and in a metric, and is not ready. That
+// holds at the start, when the connection comes back, and from time to time
+// between. Messages that were deleted from within the stream are logged and
+// counted: a view that is built anew would miss them as well.
+//
+// A view of some subjects cannot tell whose messages have left the stream.
+// While it runs its position follows those that are not for it, so that their
+// end is no gap. Any that it had not got to, and that left while it was away,
+// are one.
 package view

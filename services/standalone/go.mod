@@ -16,6 +16,7 @@ require (
 	github.com/nightjar-edr/nightjar/services/report-scorer v0.0.0
 	github.com/nightjar-edr/nightjar/services/rule-engine v0.0.0
 	github.com/pelletier/go-toml v1.9.5
+	go.uber.org/goleak v1.3.0
 )
 
 require (

@@ -17,6 +17,11 @@ import (
 	"github.com/nightjar-edr/nightjar/services/standalone/manager"
 )
 
+const intro = `Nightjar, an EDR manager, in one process with NATS embedded.
+
+standalone backup --help and standalone restore --help explain how the record is backed up and restored;
+standalone ` + history.Command + ` --help tells how the history of a WHIDS manager is imported.`
+
 func main() {
 	// Most of the heap are buffers of the stores and of NATS, which are no
 	// garbage; a lower target keeps what is garbage from doubling them.
@@ -29,11 +34,17 @@ func main() {
 func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if len(args) > 0 && args[0] == history.Command {
-		return history.Main(ctx, args[1:], os.Stdout, os.Stderr)
+	if len(args) > 0 {
+		switch args[0] {
+		case history.Command:
+			return history.Main(ctx, args[1:], os.Stdout, os.Stderr)
+		case "backup":
+			return runBackup(ctx, args[1:])
+		case "restore":
+			return runRestore(ctx, args[1:])
+		}
 	}
-	fs := config.NewFlagSet("standalone", "Nightjar, an EDR manager, in one process with NATS embedded.\n\n"+
-		"standalone "+history.Command+" --help tells how the history of a WHIDS manager is imported.", os.Stdout)
+	fs := config.NewFlagSet("standalone", intro, os.Stdout)
 	cfg := manager.AddFlags(fs)
 	logger := lifecycle.AddLogFlags(fs)
 	fail := func(code int, err error) int {

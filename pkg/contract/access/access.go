@@ -20,6 +20,13 @@ const (
 	Scorer   = "report-scorer"
 )
 
+// Backup is the name of the user who reads streams to back them up, and
+// Restore that of the one who brings them back; no service or SIEM has either.
+const (
+	Backup  = "backup"
+	Restore = "restore"
+)
+
 // Services are the names of all services that have a user.
 var Services = []string{Gateway, Rules, Registry, Commands, Ingest, Scorer}
 
@@ -138,5 +145,23 @@ func ForSIEM(name string) Permissions {
 			"$JS.ACK." + stream.Alerts + "." + name + ".>",
 			"$JS.ACK.*.*." + stream.Alerts + "." + name + ".>",
 		},
+	}
+}
+
+// ForBackup returns the permissions of the user who backs streams up: to look
+// at any stream and read it, and to change nothing.
+func ForBackup() Permissions {
+	return Permissions{
+		Subscribe: []string{InboxPrefix(Backup) + ".>"},
+		Publish:   []string{"$JS.API.STREAM.INFO.*", "$JS.API.STREAM.SNAPSHOT.*", "$JS.API.STREAM.MSG.GET.*", "$JS.API.DIRECT.GET.*", "$JS.SNAPSHOT.ACK.>"},
+	}
+}
+
+// ForRestore returns the permissions of the user who brings streams back from
+// a backup: to make streams that do not exist yet, with what they held.
+func ForRestore() Permissions {
+	return Permissions{
+		Subscribe: []string{InboxPrefix(Restore) + ".>"},
+		Publish:   []string{"$JS.API.STREAM.INFO.*", "$JS.API.STREAM.RESTORE.*", "$JS.SNAPSHOT.RESTORE.>"},
 	}
 }

@@ -23,11 +23,16 @@ const (
 )
 
 // users are all who have a user in these tests.
-var users = append(slices.Clone(access.Services), siem, "other-siem")
+var users = append(slices.Clone(access.Services), siem, "other-siem", access.Backup, access.Restore)
 
 func permissions(t *testing.T, user string) access.Permissions {
 	t.Helper()
-	if !slices.Contains(access.Services, user) {
+	switch {
+	case user == access.Backup:
+		return access.ForBackup()
+	case user == access.Restore:
+		return access.ForRestore()
+	case !slices.Contains(access.Services, user):
 		return access.ForSIEM(user)
 	}
 	p, err := access.ForService(user)
@@ -178,14 +183,17 @@ func TestPublish(t *testing.T) {
 		if slices.Contains(uploads, s.name) {
 			allowed["$JS.API.STREAM.PURGE."+s.name] = []string{s.owner, gateway}
 		}
-		for _, verb := range []string{"STREAM.DELETE", "STREAM.SNAPSHOT", "STREAM.RESTORE", "CONSUMER.LIST"} {
+		for _, verb := range []string{"STREAM.DELETE", "CONSUMER.LIST"} {
 			allowed["$JS.API."+verb+"."+s.name] = nil
 		}
-		for _, read := range []string{
-			"$JS.API.STREAM.INFO.", "$JS.API.STREAM.MSG.GET.", "$JS.API.DIRECT.GET.", "$JS.API.CONSUMER.CREATE.",
-		} {
-			allowed[read+s.name] = readers
-		}
+		allowed["$JS.API.STREAM.SNAPSHOT."+s.name] = []string{access.Backup}
+		allowed["$JS.SNAPSHOT.ACK."+s.name+".id.1.2"] = []string{access.Backup}
+		allowed["$JS.API.STREAM.RESTORE."+s.name] = []string{access.Restore}
+		allowed["$JS.SNAPSHOT.RESTORE."+s.name+".id"] = []string{access.Restore}
+		allowed["$JS.API.STREAM.INFO."+s.name] = append(slices.Clone(readers), access.Backup, access.Restore)
+		allowed["$JS.API.STREAM.MSG.GET."+s.name] = append(slices.Clone(readers), access.Backup)
+		allowed["$JS.API.DIRECT.GET."+s.name] = append(slices.Clone(readers), access.Backup)
+		allowed["$JS.API.CONSUMER.CREATE."+s.name] = readers
 		for _, read := range []string{
 			"$JS.API.CONSUMER.CREATE.%.name.filter", "$JS.API.CONSUMER.INFO.%.name", "$JS.API.CONSUMER.MSG.NEXT.%.name",
 			"$JS.API.CONSUMER.DELETE.%.name", "$JS.API.DIRECT.GET.%.key", "$JS.ACK.%.name.1.2.3.4.5", "$JS.ACK.domain.hash.%.name.1.2.3.4.5",

@@ -63,14 +63,14 @@ func New(cfg Config) (_ *Manager, err error) {
 	if err := cfg.checkAddresses(); err != nil {
 		return nil, fmt.Errorf("%w: %w", lifecycle.ErrUsage, err)
 	}
-	if err := m.takeFolder(); err != nil {
-		return nil, err
-	}
 	defer func() {
 		if err != nil {
 			m.close()
 		}
 	}()
+	if err := m.takeFolder(); err != nil {
+		return nil, err
+	}
 	if m.cert, err = certs.Load(cfg.TLS, filepath.Join(cfg.DataDir, "tls"), cfg.hosts()); err != nil {
 		return nil, fmt.Errorf("%w: %w", lifecycle.ErrUsage, err)
 	}
@@ -98,7 +98,7 @@ func (m *Manager) takeFolder() error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("data-dir %s: %w", dir, err)
 	}
-	m.lock = flock.New(filepath.Join(dir, "LOCK"))
+	m.lock = flock.New(filepath.Join(dir, lockName))
 	locked, err := m.lock.TryLock()
 	if err != nil {
 		return fmt.Errorf("data-dir %s is not writable: %w", dir, err)
@@ -106,11 +106,11 @@ func (m *Manager) takeFolder() error {
 	if !locked {
 		return fmt.Errorf("data-dir %s is in use by another process", dir)
 	}
-	return nil
+	return checkRestored(dir)
 }
 
 func (m *Manager) startNATS(siems []string) error {
-	cfg := natsd.Config{Dir: filepath.Join(m.cfg.DataDir, "nats"), Sync: m.cfg.Sync, SIEMs: map[string]string{}, Log: m.cfg.Log}
+	cfg := natsd.Config{Dir: filepath.Join(m.cfg.DataDir, natsDir), Sync: m.cfg.Sync, SIEMs: map[string]string{}, Log: m.cfg.Log}
 	if m.cfg.NATSAddr != "off" {
 		cfg.Addr = m.cfg.NATSAddr
 	}
@@ -118,15 +118,20 @@ func (m *Manager) startNATS(siems []string) error {
 		cfg.TLS = m.cert.Config
 	}
 	for _, name := range siems {
-		public, _, err := natsd.SIEMKey(m.cfg.DataDir, name)
+		public, _, err := natsd.UserKey(m.cfg.DataDir, name)
 		if err != nil {
 			return err
 		}
 		cfg.SIEMs[name] = public
 	}
 	var err error
-	m.nats, err = natsd.Start(cfg)
-	return err
+	if cfg.Backup, _, err = natsd.UserKey(m.cfg.DataDir, access.Backup); err != nil {
+		return err
+	}
+	if m.nats, err = natsd.Start(cfg); err != nil {
+		return err
+	}
+	return m.nats.ListenLocal(m.cfg.DataDir)
 }
 
 // env returns what a service is given, with a connection of its own.

@@ -32,7 +32,12 @@ type Config struct {
 	Sync config.Sync
 	// SIEMs are the public NKeys of the SIEMs, by name.
 	SIEMs map[string]string
-	Log   *slog.Logger
+	// Backup is the public NKey of the user who may read every stream for a
+	// backup; empty for none.
+	Backup string
+	// Restoring gives a key to the user access.Restore.
+	Restoring bool
+	Log       *slog.Logger
 }
 
 // Server is a running NATS server.
@@ -41,6 +46,8 @@ type Server struct {
 	*server.Server
 	// Seeds are the NKey seeds of the services, made for this run alone.
 	Seeds map[string][]byte
+
+	local localDoor
 }
 
 // Start starts the server and waits until it accepts connections.
@@ -85,25 +92,24 @@ func Start(cfg Config) (*Server, error) {
 		}
 	}
 	for _, name := range access.Services {
-		kp, err := nkeys.CreateUser()
-		if err != nil {
-			return nil, fmt.Errorf("nkey of %s: %w", name, err)
-		}
-		public, err := kp.PublicKey()
-		if err != nil {
-			return nil, fmt.Errorf("nkey of %s: %w", name, err)
-		}
-		if s.Seeds[name], err = kp.Seed(); err != nil {
-			return nil, fmt.Errorf("nkey of %s: %w", name, err)
-		}
 		p, err := access.ForService(name)
 		if err != nil {
 			return nil, err
 		}
-		opts.Nkeys = append(opts.Nkeys, user(public, p))
+		if err := s.addUser(opts, name, p); err != nil {
+			return nil, err
+		}
 	}
 	for name, public := range cfg.SIEMs {
 		opts.Nkeys = append(opts.Nkeys, user(public, access.ForSIEM(name)))
+	}
+	if cfg.Backup != "" {
+		opts.Nkeys = append(opts.Nkeys, user(cfg.Backup, access.ForBackup()))
+	}
+	if cfg.Restoring {
+		if err := s.addUser(opts, access.Restore, access.ForRestore()); err != nil {
+			return nil, err
+		}
 	}
 	var err error
 	if s.Server, err = server.NewServer(opts); err != nil {
@@ -120,8 +126,26 @@ func Start(cfg Config) (*Server, error) {
 
 // Stop shuts the server down and waits until its files are closed.
 func (s *Server) Stop() {
+	s.local.close()
 	s.Server.Shutdown()
 	s.WaitForShutdown()
+}
+
+// addUser makes a key for a user of this run.
+func (s *Server) addUser(opts *server.Options, name string, p access.Permissions) error {
+	kp, err := nkeys.CreateUser()
+	if err != nil {
+		return fmt.Errorf("nkey of %s: %w", name, err)
+	}
+	public, err := kp.PublicKey()
+	if err != nil {
+		return fmt.Errorf("nkey of %s: %w", name, err)
+	}
+	if s.Seeds[name], err = kp.Seed(); err != nil {
+		return fmt.Errorf("nkey of %s: %w", name, err)
+	}
+	opts.Nkeys = append(opts.Nkeys, user(public, p))
+	return nil
 }
 
 func user(public string, p access.Permissions) *server.NkeyUser {
@@ -135,28 +159,28 @@ func user(public string, p access.Permissions) *server.NkeyUser {
 	return u
 }
 
-// SIEMKey returns the public NKey of a SIEM, whose seed is in <dir>/<name>.nk
-// and is made, readable by the owner alone, when it is missing.
-func SIEMKey(dir, name string) (public, file string, err error) {
+// UserKey returns the public NKey of a user, such as a SIEM, whose seed is in
+// <dir>/<name>.nk and is made, readable by the owner alone, when it is missing.
+func UserKey(dir, name string) (public, file string, err error) {
 	file = filepath.Join(dir, name+".nk")
 	seed, err := os.ReadFile(file)
 	if os.IsNotExist(err) {
 		kp, err := nkeys.CreateUser()
 		if err != nil {
-			return "", "", fmt.Errorf("nkey of siem %s: %w", name, err)
+			return "", "", fmt.Errorf("nkey of %s: %w", name, err)
 		}
 		if seed, err = kp.Seed(); err != nil {
-			return "", "", fmt.Errorf("nkey of siem %s: %w", name, err)
+			return "", "", fmt.Errorf("nkey of %s: %w", name, err)
 		}
 		if err := os.WriteFile(file, append(seed, '\n'), 0o600); err != nil {
-			return "", "", fmt.Errorf("nkey of siem %s: %w", name, err)
+			return "", "", fmt.Errorf("nkey of %s: %w", name, err)
 		}
 	} else if err != nil {
-		return "", "", fmt.Errorf("nkey of siem %s: %w", name, err)
+		return "", "", fmt.Errorf("nkey of %s: %w", name, err)
 	}
 	kp, err := nkeys.ParseDecoratedNKey(seed)
 	if err != nil {
-		return "", "", fmt.Errorf("nkey of siem %s in %s: %w", name, file, err)
+		return "", "", fmt.Errorf("nkey of %s in %s: %w", name, file, err)
 	}
 	public, err = kp.PublicKey()
 	return public, file, err

@@ -46,7 +46,7 @@ func start(t *testing.T, cfg natsd.Config) running {
 		cfg.Dir = t.TempDir()
 	}
 	for _, name := range []string{siem, "other"} {
-		public, _, err := natsd.SIEMKey(r.seeds, name)
+		public, _, err := natsd.UserKey(r.seeds, name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -196,12 +196,12 @@ func TestServices(t *testing.T) {
 
 func TestStrangers(t *testing.T) {
 	r := start(t, natsd.Config{Addr: "127.0.0.1:0"})
-	public, _, err := natsd.SIEMKey(t.TempDir(), siem) // of the right name, and another key
+	public, _, err := natsd.UserKey(t.TempDir(), siem) // of the right name, and another key
 	if err != nil {
 		t.Fatal(err)
 	}
 	sign := func([]byte) ([]byte, error) { return make([]byte, 64), nil }
-	known, _, err := natsd.SIEMKey(r.seeds, siem)
+	known, _, err := natsd.UserKey(r.seeds, siem)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,30 +283,30 @@ func TestAddressErrors(t *testing.T) {
 	}
 }
 
-func TestSIEMKey(t *testing.T) {
+func TestUserKey(t *testing.T) {
 	dir := t.TempDir()
-	public, file, err := natsd.SIEMKey(dir, siem)
+	public, file, err := natsd.UserKey(dir, siem)
 	if err != nil || file != filepath.Join(dir, "siem.nk") || !strings.HasPrefix(public, "U") {
 		t.Fatalf("%q in %s, %v", public, file, err)
 	}
 	if info, err := os.Stat(file); err != nil || info.Mode() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	if again, _, err := natsd.SIEMKey(dir, siem); err != nil || again != public {
+	if again, _, err := natsd.UserKey(dir, siem); err != nil || again != public {
 		t.Errorf("the second time %q, %v", again, err)
 	}
-	if other, _, err := natsd.SIEMKey(dir, "other"); err != nil || other == public {
+	if other, _, err := natsd.UserKey(dir, "other"); err != nil || other == public {
 		t.Errorf("another SIEM: %q, %v", other, err)
 	}
 	for _, content := range []string{"", "not a seed\n"} {
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got, _, err := natsd.SIEMKey(dir, siem); err == nil || !strings.Contains(err.Error(), file) {
+		if got, _, err := natsd.UserKey(dir, siem); err == nil || !strings.Contains(err.Error(), file) {
 			t.Errorf("file with %q: %q, %v", content, got, err)
 		}
 	}
-	if _, _, err := natsd.SIEMKey(filepath.Join(dir, "missing"), siem); !errors.Is(err, fs.ErrNotExist) {
+	if _, _, err := natsd.UserKey(filepath.Join(dir, "missing"), siem); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no folder: %v", err)
 	}
 }

@@ -1,0 +1,320 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// runCommand runs a command of standalone and returns what it printed and its exit
+// code.
+func runCommand(t *testing.T, args ...string) (string, int) {
+	t.Helper()
+	cmd := exec.Command(binary, args...)
+	out, err := cmd.CombinedOutput()
+	if err != nil && cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
+// mustRun runs a command of standalone and demands success.
+func mustRun(t *testing.T, args ...string) string {
+	t.Helper()
+	out, code := runCommand(t, args...)
+	if code != 0 {
+		t.Fatalf("standalone %s: exit code %d\n%s", strings.Join(args, " "), code, out)
+	}
+	return out
+}
+
+// batch makes a batch of events, every tenth of them bad.
+func batch(b, size int, base time.Time) (lines [][]byte) {
+	for n := b * size; n < (b+1)*size; n++ {
+		at := base.Add(time.Duration(n) * time.Second / 4)
+		if n%10 == 3 {
+			lines = append(lines, badEvent(n, at))
+		} else {
+			lines = append(lines, plainEvent(n, at))
+		}
+	}
+	return lines
+}
+
+// TestBackupUnderLoad backs a manager up in the middle of a load, restores it
+// elsewhere and holds the restored manager against what had been acknowledged
+// before the backup began.
+func TestBackupUnderLoad(t *testing.T) {
+	const agents, size, before, most = 3, 20, 12, 60
+	// Without an address for NATS the backup finds the manager all the same.
+	p := start(t, t.TempDir(), "--nats-addr", "off")
+	p.data(http.MethodPost, "/rules", testRule)
+	endpoints := make([]endpoint, agents)
+	base := time.Now().Add(-time.Hour)
+	stop := make(chan struct{})
+	sent := make([]atomic.Int64, agents) // batches acknowledged
+	var work sync.WaitGroup
+	for a := range agents {
+		endpoints[a] = p.enrol()
+		work.Go(func() {
+			for b := range most {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if code, err := p.post(endpoints[a], true, batch(b, size, base)...); err != nil || code != http.StatusOK {
+					t.Errorf("POST /logs: %d %v", code, err)
+					return
+				}
+				sent[a].Add(1)
+			}
+		})
+	}
+	// Keys of buckets are rewritten meanwhile, which a snapshot alone may miss.
+	work.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			for _, e := range endpoints {
+				if _, err := p.ask(http.MethodPost, "/endpoints/"+e.UUID+"/command", `{"command-line":"whoami"}`); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	})
+	eventually(t, "load", func() error {
+		for a := range agents {
+			if n := sent[a].Load(); n < before {
+				return fmt.Errorf("agent %d: %d batches", a, n)
+			}
+		}
+		return nil
+	})
+	acked := make([]int64, agents)
+	for a := range agents {
+		acked[a] = sent[a].Load()
+	}
+	latest := p.enrol() // acknowledged just before
+	file := filepath.Join(t.TempDir(), "backup.tar")
+	mustRun(t, "backup", "--data-dir", p.dir, "--to", file)
+	close(stop)
+	work.Wait()
+	if out, code := runCommand(t, "backup", "--data-dir", p.dir, "--to", file); code != 1 || !strings.Contains(out, "exist") {
+		t.Errorf("a backup over another one: exit code %d, %s", code, out)
+	}
+	p.kill()
+
+	dir := filepath.Join(t.TempDir(), "elsewhere")
+	mustRun(t, "restore", "--from", file, "--data-dir", dir)
+	r := start(t, dir)
+	r.mustPost(latest, plainEvent(1, base))
+	for a, e := range endpoints {
+		var got int
+		eventually(t, "events of before", func() error {
+			if got = len(r.events(e, "logs"+everything)); got < int(acked[a])*size {
+				return fmt.Errorf("%d events, %d were acknowledged before the backup", got, acked[a]*size)
+			}
+			return nil
+		})
+		if got%size != 0 || got > int(sent[a].Load()+1)*size {
+			t.Errorf("%d events, %d batches of %d were sent", got, sent[a].Load(), size)
+		}
+		// Alerts are copied behind the events, so there may be more.
+		eventually(t, "alerts of before", func() error {
+			if n := len(r.events(e, "alerts"+everything)); n < got/10 {
+				return fmt.Errorf("%d alerts of %d events", n, got)
+			}
+			return nil
+		})
+		// An agent that repeats everything, with the key it had, adds only
+		// what the backup did not have.
+		total := int(sent[a].Load())
+		for b := range total {
+			r.mustPost(e, batch(b, size, base)...)
+		}
+		eventually(t, "each event once", func() error {
+			if n := len(r.events(e, "logs"+everything)); n != total*size {
+				return fmt.Errorf("%d events, want %d", n, total*size)
+			}
+			if n := len(r.events(e, "alerts"+everything)); n != total*size/10 {
+				return fmt.Errorf("%d alerts, want %d", n, total*size/10)
+			}
+			return nil
+		})
+	}
+	ids := map[string]bool{}
+	for _, m := range r.alerts() { // with the key of before
+		id := m.Headers().Get("Nats-Msg-Id")
+		if ids[id] {
+			t.Errorf("alert %s stands in the stream twice", id)
+		}
+		ids[id] = true
+	}
+	want := 0
+	for a := range agents {
+		want += int(sent[a].Load()) * size / 10
+	}
+	if len(ids) != want {
+		t.Errorf("%d alerts at the SIEM, want %d", len(ids), want)
+	}
+}
+
+// stable is what differs between two backups of the same: when endpoints were
+// last seen is written at the end, and the last line tells the time.
+var stable = regexp.MustCompile(`(?m)^KV_endpoints .*$|^.* holds what was acknowledged .*$`)
+
+// TestBackupIsWhole holds everything a manager answers against what the one
+// restored from its backup answers.
+func TestBackupIsWhole(t *testing.T) {
+	p := start(t, t.TempDir())
+	p.data(http.MethodPost, "/rules", testRule)
+	e := p.enrol()
+	base := time.Now().Add(-time.Hour)
+	p.mustPost(e, batch(0, 100, base)...)
+	eventually(t, "alerts", func() error {
+		if n := len(p.events(e, "alerts"+everything)); n != 10 {
+			return fmt.Errorf("%d alerts", n)
+		}
+		return nil
+	})
+	// A report that was cleared stays cleared, and counts what comes next.
+	p.data(http.MethodDelete, "/endpoints/"+e.UUID+"/report", "")
+	p.mustPost(e, batch(1, 100, base)...)
+	eventually(t, "alerts", func() error {
+		if n := len(p.events(e, "alerts"+everything)); n != 20 {
+			return fmt.Errorf("%d alerts", n)
+		}
+		return nil
+	})
+	if n := len(p.alerts()); n != 20 {
+		t.Fatalf("%d alerts at the SIEM", n)
+	}
+	p.mustPost(e, []byte("not an event"))
+	big := strings.Repeat("x", 300_000) // stands in the object store of files
+	drop := filepath.Join(p.dir, "drop")
+	if err := os.MkdirAll(drop, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(drop, "tool.bin"), []byte(big), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.data(http.MethodPost, "/endpoints/"+e.UUID+"/command", `{"command-line":"tool.bin","drop-files":["tool.bin"]}`)
+	p.mustSend(e, artifact{Filename: "memory.dmp", Content: []byte("dump")})
+	questions := []string{"/rules?name=.*", "/endpoints/" + e.UUID + "/logs" + everything,
+		"/endpoints/" + e.UUID + "/alerts" + everything, "/endpoints/" + e.UUID + "/report", "/endpoints/" + e.UUID + "/command",
+		"/endpoints/" + e.UUID + "/artifacts", "/stats"}
+	var want []json.RawMessage
+	for _, q := range questions {
+		want = append(want, p.data(http.MethodGet, q, ""))
+	}
+	file := filepath.Join(t.TempDir(), "backup.tar")
+	running := mustRun(t, "backup", "--data-dir", p.dir, "--to", file)
+	p.terminate()
+	// A manager that does not run is backed up as well, and to the same end.
+	stopped := mustRun(t, "backup", "--data-dir", p.dir, "--to", file+".2")
+	if lines := func(s string) string { return stable.ReplaceAllString(s, "") }; lines(running) != lines(stopped) {
+		t.Errorf("running:\n%s\nstopped:\n%s", running, stopped)
+	}
+
+	dir := t.TempDir()
+	mustRun(t, "restore", "--from", file, "--data-dir", dir)
+	r := start(t, dir)
+	var same endpoint
+	if err := json.Unmarshal(r.data(http.MethodGet, "/endpoints/"+e.UUID, ""), &same); err != nil || same.Key != e.Key || same.Hostname != "host-"+e.UUID[:8] {
+		t.Errorf("endpoint %+v, was %+v: %v", same, e, err)
+	}
+	for i, q := range questions {
+		if got := r.data(http.MethodGet, q, ""); !bytes.Equal(got, want[i]) {
+			t.Errorf("%s\n was: %.2000s\n now: %.2000s", q, want[i], got)
+		}
+	}
+	// What the SIEM had acknowledged does not come again.
+	if n := len(r.alerts()); n != 0 {
+		t.Errorf("%d alerts come to the SIEM again", n)
+	}
+	if c := r.fetchCommand(e); len(c.Drop) != 1 || string(c.Drop[0].Data) != big {
+		t.Errorf("the command of before: %+.300v", c)
+	}
+	ca := func(d string) []byte {
+		b, err := os.ReadFile(filepath.Join(d, "tls", "ca.pem"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	if !bytes.Equal(ca(p.dir), ca(dir)) {
+		t.Error("another certificate authority, agents would not trust it")
+	}
+}
+
+// TestRestoreRefuses tries what must not be restored, or not there.
+func TestRestoreRefuses(t *testing.T) {
+	p := start(t, t.TempDir())
+	e := p.enrol()
+	p.mustPost(e, batch(0, 100, time.Now())...)
+	file := filepath.Join(t.TempDir(), "backup.tar")
+	mustRun(t, "backup", "--data-dir", p.dir, "--to", file)
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flipped := slices.Clone(whole)
+	at := bytes.Index(flipped, []byte("streams/EVENTS/snapshot"))
+	flipped[at+600] ^= 1 // behind the header, in the content
+	for name, content := range map[string][]byte{
+		"cut off":       whole[:len(whole)/2],
+		"one bit":       flipped,
+		"no manifest":   whole[:bytes.LastIndex(whole, []byte("manifest.json"))],
+		"something new": []byte("no backup at all"),
+		"empty":         nil,
+	} {
+		damaged := filepath.Join(t.TempDir(), "damaged.tar")
+		if err := os.WriteFile(damaged, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		dir := filepath.Join(t.TempDir(), "data")
+		if out, code := runCommand(t, "restore", "--from", damaged, "--data-dir", dir); code != 1 || !strings.Contains(out, "not a whole backup") {
+			t.Errorf("%s: exit code %d, %s", name, code, out)
+		}
+		if fileExists(dir) {
+			t.Errorf("%s: something was restored", name)
+		}
+	}
+	if out, code := runCommand(t, "restore", "--from", file, "--data-dir", p.dir); code != 1 || !strings.Contains(out, "not empty") {
+		t.Errorf("over a manager: exit code %d, %s", code, out)
+	}
+	// A restore that broke off is not mistaken for a manager's data.
+	half := t.TempDir()
+	if err := os.WriteFile(filepath.Join(half, "RESTORING"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"--data-dir", half}, {"restore", "--from", file, "--data-dir", half}} {
+		if out, code := runCommand(t, args...); code != 1 || !strings.Contains(out, "empt") {
+			t.Errorf("%v: exit code %d, %s", args, code, out)
+		}
+	}
+	for _, args := range [][]string{{"backup"}, {"restore"}, {"backup", "--to", "x", "--unknown"}, {"backup", "--to", "x", "--nats-url", "nats://127.0.0.1:1", "--nats-nkey", "/nowhere"}} {
+		if out, code := runCommand(t, args...); code != 2 {
+			t.Errorf("%v: exit code %d, want 2; %s", args, code, out)
+		}
+	}
+	if out, code := runCommand(t, "backup", "--data-dir", t.TempDir(), "--to", file+".none"); code != 1 || !strings.Contains(out, "no manager") {
+		t.Errorf("no manager: exit code %d, %s", code, out)
+	}
+}

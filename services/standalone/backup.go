@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/nightjar-edr/nightjar/pkg/config"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+	"github.com/nightjar-edr/nightjar/services/standalone/manager"
+)
+
+const (
+	backupIntro = `Writes the record of a manager - all streams, buckets and object stores, the keys of the SIEMs, the
+certificate - into one file. The manager may be running. With --nats-url it is that of services
+that run apart, without keys and certificates. The file holds secrets: keep it as you keep keys.`
+	restoreIntro = `Brings a backup back: into a data folder that is empty or does not exist, for a manager to be
+started on, or with --nats-url into a NATS server that has none of its streams. The stores of the
+services are built again at their start; those of services that run apart must be deleted before.`
+)
+
+// addRemote adds the flags that name a NATS server.
+func addRemote(fs *flag.FlagSet) *manager.Remote {
+	r := &manager.Remote{}
+	fs.StringVar(&r.URL, "nats-url", "", "address of the NATS servers of services that run apart, comma-separated")
+	fs.StringVar(&r.SeedFile, "nats-nkey", "", "file with an NKey seed for --nats-url; docs/backup.md says what its user must be allowed")
+	fs.StringVar(&r.CAFile, "nats-ca", "", "PEM file with the certificate authority for --nats-url")
+	return r
+}
+
+func runBackup(ctx context.Context, args []string) int {
+	fs := config.NewFlagSet("standalone backup", backupIntro, os.Stdout)
+	dir := fs.String("data-dir", "./data", "data folder of the manager")
+	to := fs.String("to", "", "file to write, which must not exist")
+	remote := addRemote(fs)
+	return command(ctx, "backup", fs, args, func(ctx context.Context, log *slog.Logger) error {
+		if *to == "" {
+			return fmt.Errorf("%w: --to names no file", lifecycle.ErrUsage)
+		}
+		m, err := manager.Backup(ctx, *dir, *to, *remote, log)
+		if err != nil {
+			return err
+		}
+		for _, s := range m.Streams {
+			fmt.Printf("%-16s %10d messages up to sequence %d\n", s.Name, s.Messages, s.LastSeq)
+		}
+		fmt.Printf("%s holds what was acknowledged before %s\n", *to, m.Begun.Format(time.RFC3339))
+		return nil
+	})
+}
+
+func runRestore(ctx context.Context, args []string) int {
+	fs := config.NewFlagSet("standalone restore", restoreIntro, os.Stdout)
+	from := fs.String("from", "", "file that standalone backup wrote")
+	dir := fs.String("data-dir", "./data", "folder to restore into, empty or missing")
+	remote := addRemote(fs)
+	return command(ctx, "restore", fs, args, func(ctx context.Context, log *slog.Logger) error {
+		if *from == "" {
+			return fmt.Errorf("%w: --from names no file", lifecycle.ErrUsage)
+		}
+		m, err := manager.Restore(ctx, *from, *dir, *remote, log)
+		if err != nil {
+			return err
+		}
+		for _, s := range m.Streams {
+			fmt.Printf("%-16s %10d messages up to sequence %d\n", s.Name, s.Messages, s.LastSeq)
+			for _, c := range s.Consumers {
+				fmt.Printf("%-16s consumer %s goes on behind sequence %d\n", "", c.Name, c.AckFloor)
+			}
+		}
+		for _, f := range m.Files {
+			fmt.Printf("%s\n", f.Name)
+		}
+		fmt.Printf("restored what was acknowledged before %s\n", m.Begun.Format(time.RFC3339))
+		return nil
+	})
+}
+
+// command reads flags, works until it is done or ctx ends, and returns
+// the exit code.
+func command(ctx context.Context, name string, fs *flag.FlagSet, args []string, work func(context.Context, *slog.Logger) error) int {
+	logger := lifecycle.AddLogFlags(fs)
+	fail := func(code int, err error) int {
+		fmt.Fprintf(os.Stderr, "standalone %s: %v\n", name, err)
+		return code
+	}
+	if err := config.Parse(fs, args); errors.Is(err, config.ErrHelp) {
+		return lifecycle.ExitOK
+	} else if err != nil {
+		return fail(lifecycle.ExitUsage, err)
+	}
+	log, err := logger(os.Stderr)
+	if err != nil {
+		return fail(lifecycle.ExitUsage, err)
+	}
+	switch err := work(ctx, log); {
+	case errors.Is(err, lifecycle.ErrUsage):
+		return fail(lifecycle.ExitUsage, err)
+	case err != nil:
+		return fail(lifecycle.ExitFailed, err)
+	}
+	return lifecycle.ExitOK
+}

@@ -38,14 +38,31 @@ type span struct{ start, stop time.Time }
 // empty tells whether nothing can lie within the span.
 func (r span) empty() bool { return !r.start.Before(r.stop) }
 
+// latest is the last moment that RFC 3339 can express. The first is the zero
+// time, at which a bound is open, as nothing can lie before it.
+var latest = time.Date(9999, time.December, 31, 23, 59, 59, 999_999_999, time.UTC)
+
+// bounded keeps a span within what can be expressed.
+func (r span) bounded() span {
+	if r.start.Before(time.Time{}) {
+		r.start = time.Time{}
+	}
+	if r.stop.After(latest) {
+		r.stop = latest
+	}
+	return r
+}
+
 // parseSpan reads the parameters start, stop, pivot and delta.
 func parseSpan(q *call, now time.Time) (span, error) {
 	var start, stop, pivot time.Time
+	given := map[string]bool{}
 	for _, p := range []struct {
 		name string
 		into *time.Time
 	}{{"start", &start}, {"stop", &stop}, {"pivot", &pivot}} {
 		if v := q.query.Get(p.name); v != "" {
+			given[p.name] = true
 			t, err := time.Parse(time.RFC3339, v)
 			if err != nil {
 				return span{}, fault.New(fault.Invalid, "Failed to parse %s parameter, it must be RFC3339 formated", p.name)
@@ -60,9 +77,12 @@ func parseSpan(q *call, now time.Time) (span, error) {
 			return span{}, fault.New(fault.Invalid, "Failed to parse delta parameter, it must be a valid Go time.Duration format")
 		}
 	}
-	bounded, pivoted := !start.IsZero() || !stop.IsZero(), !pivot.IsZero() || around != ""
-	if bounded && stop.IsZero() {
+	bounded, pivoted := given["start"] || given["stop"], given["pivot"] || around != ""
+	if !given["stop"] {
 		stop = now
+	}
+	if !given["pivot"] {
+		pivot = now
 	}
 	switch {
 	case bounded && start.After(stop):
@@ -70,10 +90,9 @@ func parseSpan(q *call, now time.Time) (span, error) {
 	case bounded && pivoted:
 		return span{}, fault.New(fault.Invalid, "Incompatible parameters, specify either start/stop or pivot/delta parameters")
 	case bounded:
-		return span{start, stop}, nil
+		return span{start, stop}.bounded(), nil
 	case pivoted:
-		pivot = or(pivot, now)
-		return span{pivot.Add(-delta), pivot.Add(delta)}, nil
+		return span{pivot.Add(-delta), pivot.Add(delta)}.bounded(), nil
 	}
 	return span{now.Add(-defaultRange), now}, nil
 }

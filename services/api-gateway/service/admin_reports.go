@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 )
 
@@ -24,34 +25,62 @@ func (s *Service) reportRoutes() []route {
 // listReports answers with the report of every endpoint, null where there is
 // none.
 func (s *Service) listReports(context.Context, *call) (result, error) {
-	pages := s.endpointPages()
+	pages, more := s.endpointPages(), true
+	var left []string // of the page of endpoints
+	atOnce := endpointPage
 	return result{list: object(func(ctx context.Context) ([]byte, bool, error) {
-		endpoints, more, err := pages(ctx)
+		if len(left) == 0 {
+			var endpoints []message.Endpoint
+			var err error
+			if endpoints, more, err = pages(ctx); err != nil {
+				return nil, false, err
+			}
+			for i := range endpoints {
+				left = append(left, endpoints[i].UUID)
+			}
+		}
+		reports, n, err := s.someReports(ctx, left[:min(atOnce, len(left))])
 		if err != nil {
 			return nil, false, err
 		}
-		req := message.ReportsListRequest{UUIDs: make([]string, len(endpoints))}
-		for i := range endpoints {
-			req.UUIDs[i] = endpoints[i].UUID
+		b, err := reportMembers(left[:n], reports)
+		if n < min(atOnce, len(left)) {
+			atOnce = n
+		} else {
+			atOnce = min(2*atOnce, endpointPage)
 		}
-		reply, err := ask[message.ReportsListReply](ctx, s, message.ReportsList, req)
-		if err != nil {
-			return nil, false, err
-		}
-		var b bytes.Buffer
-		for i, uuid := range req.UUIDs {
-			report, err := json.Marshal(reply.Reports[uuid])
-			if err != nil {
-				return nil, false, fmt.Errorf("encode report: %w", err)
-			}
-			if i > 0 {
-				b.WriteByte(',')
-			}
-			fmt.Fprintf(&b, "%q:", uuid)
-			b.Write(report)
-		}
-		return b.Bytes(), more, nil
+		left = left[n:]
+		return b, more || len(left) > 0, err
 	})}, nil
+}
+
+// someReports asks for the reports of endpoints, or, where they are too large
+// for one answer, of as many of the first ones as one answer carries. It
+// returns of how many.
+func (s *Service) someReports(ctx context.Context, uuids []string) (map[string]*message.Report, int, error) {
+	for n := len(uuids); ; n /= 2 {
+		reply, err := ask[message.ReportsListReply](ctx, s, message.ReportsList, message.ReportsListRequest{UUIDs: uuids[:n]})
+		if n < 2 || !fault.Is(err, fault.TooLarge) {
+			return reply.Reports, n, err
+		}
+	}
+}
+
+// reportMembers encodes the reports of endpoints as members of an object.
+func reportMembers(uuids []string, reports map[string]*message.Report) ([]byte, error) {
+	var b bytes.Buffer
+	for i, uuid := range uuids {
+		report, err := json.Marshal(reports[uuid])
+		if err != nil {
+			return nil, fmt.Errorf("encode report: %w", err)
+		}
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, "%q:", uuid)
+		b.Write(report)
+	}
+	return b.Bytes(), nil
 }
 
 func (s *Service) getReport(ctx context.Context, q *call) (result, error) {

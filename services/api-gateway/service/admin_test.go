@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -268,6 +269,9 @@ func TestReports(t *testing.T) {
 	r := newRig(t, nil)
 	var mu sync.Mutex
 	reports := map[string]*message.Report{}
+	// most is how many reports an answer carries.
+	var most atomic.Int64
+	most.Store(1000)
 	get := func(_ context.Context, q message.ReportRequest) (message.ReportReply, error) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -286,6 +290,9 @@ func TestReports(t *testing.T) {
 		defer mu.Unlock()
 		if len(q.UUIDs) > r.registry.page {
 			return message.ReportsListReply{}, errors.New("more than a page at once")
+		}
+		if len(q.UUIDs) > int(most.Load()) {
+			return message.ReportsListReply{}, fault.New(fault.TooLarge, "ask for fewer")
 		}
 		reply := message.ReportsListReply{Reports: map[string]*message.Report{}}
 		for _, uuid := range q.UUIDs {
@@ -311,6 +318,14 @@ func TestReports(t *testing.T) {
 	r.expect("GET", "/endpoints/"+uuids[1]+"/report", "", ok(string(text)))
 	r.expect("GET", "/endpoints/"+uuids[1]+"/reports", "", ok(string(text)))
 	r.expect("GET", "/endpoints/reports", "", ok(fmt.Sprintf(`{"%s":null,"%s":%s,"%s":null}`, uuids[0], uuids[1], text, uuids[2])))
+	for _, carried := range []int{1, 2, 5} {
+		t.Run(fmt.Sprintf("%d in an answer", carried), func(t *testing.T) {
+			most.Store(int64(carried))
+			r.expect("GET", "/endpoints/reports", "", ok(fmt.Sprintf(`{"%s":null,"%s":%s,"%s":null}`, uuids[0], uuids[1], text, uuids[2])))
+		})
+	}
+	most.Store(0)
+	r.expect("GET", "/endpoints/reports", "", nok("ask for fewer"))
 	r.expect("DELETE", "/endpoints/"+uuids[1]+"/reports", "", ok(string(text)))
 	r.expect("GET", "/endpoints/"+uuids[1]+"/report", "", ok("null"))
 	r.expect("DELETE", "/endpoints/"+someUUID+"/report", "", nok("Unknown endpoint: "+someUUID))
@@ -447,20 +462,25 @@ func TestParseSpan(t *testing.T) {
 		"":           {span{now.Add(-time.Hour), now}, ""},
 		"start=" + a: {span{at(a), now}, ""},
 		"stop=" + a:  {span{time.Time{}, at(a)}, ""},
-		"start=" + url.QueryEscape(b) + "&stop=" + a: {span{at(b), at(a)}, ""},
-		"start=" + a + "&stop=" + a:                  {span{at(a), at(a)}, ""},
-		"pivot=" + a:                                 {span{at(a).Add(-10 * time.Minute), at(a).Add(10 * time.Minute)}, ""},
-		"pivot=" + a + "&delta=5s":                   {span{at(a).Add(-5 * time.Second), at(a).Add(5 * time.Second)}, ""},
-		"delta=5m":                                   {span{now.Add(-5 * time.Minute), now.Add(5 * time.Minute)}, ""},
-		"start=&stop=&pivot=&delta=":                 {span{now.Add(-time.Hour), now}, ""},
-		"start=yesterday":                            {err: time3339("start")},
-		"stop=yesterday":                             {err: time3339("stop")},
-		"pivot=yesterday":                            {err: time3339("pivot")},
-		"start=2021-03-03T21:34:51":                  {err: time3339("start")},
-		"start=" + b:                                 {err: time3339("start")}, // the plus is a space
-		"pivot=" + a + "&delta=5":                    {err: "Failed to parse delta parameter, it must be a valid Go time.Duration format"},
-		"stop=x&start=x":                             {err: time3339("start")},
-		"start=2027-01-01T00:00:00Z":                 {err: order},
+		"start=" + url.QueryEscape(b) + "&stop=" + a:           {span{at(b), at(a)}, ""},
+		"start=" + a + "&stop=" + a:                            {span{at(a), at(a)}, ""},
+		"pivot=" + a:                                           {span{at(a).Add(-10 * time.Minute), at(a).Add(10 * time.Minute)}, ""},
+		"pivot=" + a + "&delta=5s":                             {span{at(a).Add(-5 * time.Second), at(a).Add(5 * time.Second)}, ""},
+		"delta=5m":                                             {span{now.Add(-5 * time.Minute), now.Add(5 * time.Minute)}, ""},
+		"start=0001-01-01T00:00:00Z":                           {span{time.Time{}, now}, ""},
+		"stop=0001-01-01T00:00:00Z":                            {span{time.Time{}, time.Time{}}, ""},
+		"pivot=0001-01-01T00:00:00Z":                           {span{time.Time{}, time.Time{}.Add(10 * time.Minute)}, ""},
+		"pivot=9999-12-31T23:59:00Z":                           {span{time.Date(9999, 12, 31, 23, 49, 0, 0, time.UTC), latest}, ""},
+		"start=0001-01-01T00:00:00Z&delta=5s":                  {err: mixed},
+		"start=&stop=&pivot=&delta=":                           {span{now.Add(-time.Hour), now}, ""},
+		"start=yesterday":                                      {err: time3339("start")},
+		"stop=yesterday":                                       {err: time3339("stop")},
+		"pivot=yesterday":                                      {err: time3339("pivot")},
+		"start=2021-03-03T21:34:51":                            {err: time3339("start")},
+		"start=" + b:                                           {err: time3339("start")}, // the plus is a space
+		"pivot=" + a + "&delta=5":                              {err: "Failed to parse delta parameter, it must be a valid Go time.Duration format"},
+		"stop=x&start=x":                                       {err: time3339("start")},
+		"start=2027-01-01T00:00:00Z":                           {err: order},
 		"start=" + a + "&stop=2020-01-01T00:00:00Z&pivot=" + a: {err: order},
 		"start=" + a + "&pivot=" + a:                           {err: mixed},
 		"stop=" + a + "&delta=5s":                              {err: mixed},

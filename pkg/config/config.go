@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,7 +63,19 @@ func Parse(fs *flag.FlagSet, args []string) error {
 	if fs.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
-	return nil
+	return judge(fs)
+}
+
+// judge calls the checks of the flags that have been given a value.
+func judge(fs *flag.FlagSet) (err error) {
+	fs.Visit(func(f *flag.Flag) {
+		if c, ok := f.Value.(checked); ok && err == nil {
+			if e := c.check(); e != nil {
+				err = fmt.Errorf("invalid value %q for flag -%s: %w", f.Value, f.Name, e)
+			}
+		}
+	})
+	return err
 }
 
 // parseYAML hands the keys of a YAML file to set. Values are taken as they are
@@ -82,9 +95,9 @@ func parseYAML(r io.Reader, set func(name, value string) error) error {
 	return nil
 }
 
-// Check adds a check to a flag that fs has, called whenever the flag has been
-// given a value. A flag that is judged so is refused by Parse, before the
-// program opens anything.
+// Check adds a check to a flag that fs has. Parse calls it when the flag has
+// been given a value, once all flags are read, so it may look at other flags,
+// too. A flag that is judged so is refused before the program opens anything.
 func Check(fs *flag.FlagSet, name string, check func() error) {
 	f := fs.Lookup(name)
 	f.Value = checked{Value: f.Value, check: check}
@@ -95,18 +108,22 @@ type checked struct {
 	check func() error
 }
 
-// Set sets the value and judges it.
-func (c checked) Set(s string) error {
-	if err := c.Value.Set(s); err != nil {
-		return err
-	}
-	return c.check()
-}
-
 // IsBoolFlag tells the flag package whether the flag stands without a value.
 func (c checked) IsBoolFlag() bool {
 	b, ok := c.Value.(interface{ IsBoolFlag() bool })
 	return ok && b.IsBoolFlag()
+}
+
+// CheckAddress returns an error for an address that can never be listened on.
+func CheckAddress(addr string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return fmt.Errorf("want HOST:PORT: %w", err)
+	}
+	return nil
 }
 
 // Duration is a flag value: a Go duration, a number of days such as 30d, or 0.

@@ -150,6 +150,37 @@ func TestCheckedFlag(t *testing.T) {
 	}
 }
 
+// A check may look at flags that come later.
+func TestCheckAfterAllFlags(t *testing.T) {
+	for _, tc := range []struct {
+		ordinal string
+		ok      bool
+	}{{"1", true}, {"-1", false}} {
+		fs := config.NewFlagSet("prog", "Intro.", io.Discard)
+		shards, ordinal := fs.Int("shards", 1, ""), fs.Int("ordinal", -1, "")
+		config.Check(fs, "shards", func() error {
+			if *shards > 1 && *ordinal < 0 {
+				return errors.New("want an ordinal")
+			}
+			return nil
+		})
+		if err := config.Parse(fs, []string{"--shards", "2", "--ordinal", tc.ordinal}); (err == nil) != tc.ok {
+			t.Errorf("ordinal %s: %v", tc.ordinal, err)
+		}
+	}
+}
+
+func TestCheckAddress(t *testing.T) {
+	for addr, ok := range map[string]bool{
+		":8080": true, "127.0.0.1:0": true, "[::1]:65535": true, "host.example:1": true,
+		"": false, "8080": false, "127.0.0.1": false, ":http": false, ":65536": false, "::1:80": false, ":-1": false,
+	} {
+		if err := config.CheckAddress(addr); (err == nil) != ok {
+			t.Errorf("%q: %v", addr, err)
+		}
+	}
+}
+
 func TestHelp(t *testing.T) {
 	var out bytes.Buffer
 	fs := config.NewFlagSet("prog", "prog does its work.", &out)

@@ -117,6 +117,7 @@ func (p Program) Main(args []string, stderr *os.File) int {
 		}
 		return nil
 	})
+	config.Check(fs, "ops-addr", func() error { return config.CheckAddress(*opsAddr) })
 	sync := config.Sync{Always: true}
 	fs.Var(&sync, "sync", "always: every commit waits for stable storage; or an interval such as 10s")
 	logger := AddLogFlags(fs)

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -150,6 +151,7 @@ func TestExitWithoutNATS(t *testing.T) {
 		{"log format", []string{"--log-format", "xml"}, lifecycle.ExitUsage, `log-format "xml"`},
 		{"sync", []string{"--sync", "never"}, lifecycle.ExitUsage, "want always"},
 		{"no replica", []string{"--replicas", "0"}, lifecycle.ExitUsage, "want 1 to 5"},
+		{"ops address", []string{"--ops-addr", "127.0.0.1:99999"}, lifecycle.ExitUsage, "want HOST:PORT"},
 		{"too many replicas", []string{"--replicas", "6"}, lifecycle.ExitUsage, "want 1 to 5"},
 		{"the service's own flag", []string{"--keep", "soon"}, lifecycle.ExitUsage, "want a duration"},
 		{"the service's own check", []string{"--size", "0"}, lifecycle.ExitUsage, "want at least 1"},
@@ -213,8 +215,14 @@ func TestExitWithNATS(t *testing.T) {
 		})
 	}
 	t.Run("ops address", func(t *testing.T) {
-		code, out := program(t, mustNotBuild(t), "--nats-url", url, "--ops-addr", "127.0.0.1:99999")
-		if code != lifecycle.ExitFailed || !strings.Contains(out, "ops-addr 127.0.0.1:99999") {
+		taken, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = taken.Close() }()
+		addr := taken.Addr().String()
+		code, out := program(t, mustNotBuild(t), "--nats-url", url, "--ops-addr", addr)
+		if code != lifecycle.ExitFailed || !strings.Contains(out, "ops-addr "+addr) {
 			t.Errorf("exit code %d and\n%s", code, out)
 		}
 	})

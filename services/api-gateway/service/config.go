@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"crypto/tls"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -125,6 +126,9 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 	fs.Var(&maxEvents, "max-events", "bytes that the stream of events may have; ingest is refused beyond")
 	fs.Var(&maxLetters, "max-deadletters", "bytes that the stream of dead letters may have; ingest is refused beyond")
 	fs.Var(&inflated, "max-inflated", "bytes that a gzip body may inflate to")
+	config.Check(fs, "admin-addr", func() error { return config.CheckAddress(c.AdminAddr) })
+	config.Check(fs, "agent-addr", func() error { return config.CheckAddress(c.AgentAddr) })
+	config.Check(fs, "tls", func() (err error) { c.TLS, err = loadTLS(*cert); return err })
 	return func(env lifecycle.Env) (lifecycle.Component, error) {
 		c.Env = env
 		c.Events = stream.Limits{MaxAge: time.Duration(events), MaxBytes: int64(maxEvents)}
@@ -133,10 +137,6 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 		c.MaxInflated = int64(inflated)
 		c.OnAdminKey = func(key string) {
 			fmt.Fprintf(os.Stderr, "key of operator %s, shown only now: %s\n", adminOperator, key)
-		}
-		var err error
-		if c.TLS, err = loadTLS(*cert); err != nil {
-			return nil, err
 		}
 		return New(c)
 	}
@@ -149,11 +149,11 @@ func loadTLS(value string) (*tls.Config, error) {
 	}
 	cert, key, found := strings.Cut(value, ",")
 	if !found {
-		return nil, fmt.Errorf("%w: tls %q: want off or CERT,KEY", lifecycle.ErrUsage, value)
+		return nil, errors.New("want off or CERT,KEY")
 	}
 	pair, err := tls.LoadX509KeyPair(cert, key)
 	if err != nil {
-		return nil, fmt.Errorf("%w: tls: %w", lifecycle.ErrUsage, err)
+		return nil, err
 	}
 	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}, nil
 }

@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"io"
 	"math/big"
 	"net"
@@ -20,7 +19,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
-	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+	"github.com/nightjar-edr/nightjar/pkg/natstest"
 )
 
 // certificate writes a certificate for 127.0.0.1 and its key.
@@ -121,8 +120,13 @@ func TestLoadTLS(t *testing.T) {
 		t.Errorf("off: %v, %v", conf, err)
 	}
 	for _, bad := range []string{"", "on", "cert.pem", "missing.pem,missing.key"} {
-		if _, err := loadTLS(bad); !errors.Is(err, lifecycle.ErrUsage) {
-			t.Errorf("%q: error %v, want one of usage", bad, err)
+		if _, err := loadTLS(bad); err == nil {
+			t.Errorf("%q: no error", bad)
 		}
 	}
+}
+
+func TestUnusableFlags(t *testing.T) {
+	natstest.UnusableFlags(t, Flags, []string{"--tls", "on"}, []string{"--tls", "missing.pem,missing.key"}, []string{"--admin-addr", "8001"},
+		[]string{"--agent-addr", "127.0.0.1:http"}, []string{"--max-events", "all"}, []string{"--retention-audit", "soon"})
 }

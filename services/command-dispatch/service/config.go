@@ -1,10 +1,11 @@
 package dispatch
 
 import (
+	"errors"
 	"flag"
-	"fmt"
 	"time"
 
+	"github.com/nightjar-edr/nightjar/pkg/config"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 )
 
@@ -27,10 +28,13 @@ type Config struct {
 // service once they are read.
 func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 	history := fs.Int("command-history", DefaultHistory, "how many commands of an endpoint are kept, beside those that wait")
-	return func(env lifecycle.Env) (lifecycle.Component, error) {
+	config.Check(fs, "command-history", func() error {
 		if *history < 1 {
-			return nil, fmt.Errorf("%w: command-history %d: want at least 1", lifecycle.ErrUsage, *history)
+			return errors.New("want at least 1")
 		}
+		return nil
+	})
+	return func(env lifecycle.Env) (lifecycle.Component, error) {
 		return New(Config{Env: env, History: *history})
 	}
 }

@@ -40,10 +40,16 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 	fs.Var(&alerts, "retention-alerts", "how long alerts are kept, 0 for ever")
 	shards := fs.Int("shards", 1, "number of shares that the partitions of endpoints are cut into")
 	ordinal := fs.Int("ordinal", -1, "number of this replica, which owns share ordinal modulo shards\n-1: the number that the host name ends with")
+	for _, name := range []string{"shards", "ordinal"} {
+		config.Check(fs, name, func() error {
+			_, err := share(*shards, *ordinal, os.Hostname)
+			return err
+		})
+	}
 	return func(env lifecycle.Env) (lifecycle.Component, error) {
 		partitions, err := share(*shards, *ordinal, os.Hostname)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", lifecycle.ErrUsage, err)
+			return nil, err
 		}
 		return New(Config{Env: env, Partitions: partitions, RetentionEvents: time.Duration(events), RetentionAlerts: time.Duration(alerts)})
 	}

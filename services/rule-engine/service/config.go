@@ -1,6 +1,7 @@
 package ruleengine
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"runtime"
@@ -61,6 +62,9 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 	var maxBytes config.Bytes
 	fs.Var(&maxBytes, "max-alert-bytes", "bytes that the stream ALERTS may use")
 	workers := fs.Int("workers", 0, "goroutines that detect; 0 for one for each processor")
+	config.Check(fs, "rules-dir", unlessEmpty(rulesDir, func() error { _, err := parseRuleFolder(*rulesDir); return err }))
+	config.Check(fs, "containers-dir", unlessEmpty(containersDir, func() error { _, err := parseContainerFolder(*containersDir); return err }))
+	config.Check(fs, "workers", func() error { return checkWorkers(*workers) })
 	return func(env lifecycle.Env) (lifecycle.Component, error) {
 		siems, err := access.ParseSIEMs(*list)
 		if err != nil {
@@ -80,8 +84,8 @@ func (c *Config) check() error {
 	if c.ackWait == 0 {
 		c.ackWait = defaultAckWait
 	}
-	if c.Workers < 0 || c.Workers > 1024 {
-		return fmt.Errorf("%w: workers %d: want 0 to 1024", lifecycle.ErrUsage, c.Workers)
+	if err := checkWorkers(c.Workers); err != nil {
+		return fmt.Errorf("%w: workers %d: %w", lifecycle.ErrUsage, c.Workers, err)
 	}
 	for _, name := range c.SIEMs {
 		if err := access.CheckSIEM(name); err != nil {
@@ -89,4 +93,21 @@ func (c *Config) check() error {
 		}
 	}
 	return nil
+}
+
+func checkWorkers(n int) error {
+	if n < 0 || n > 1024 {
+		return errors.New("want 0 to 1024")
+	}
+	return nil
+}
+
+// unlessEmpty is a check of a folder that need not be given.
+func unlessEmpty(dir *string, check func() error) func() error {
+	return func() error {
+		if *dir == "" {
+			return nil
+		}
+		return check()
+	}
 }

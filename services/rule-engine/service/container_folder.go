@@ -17,12 +17,17 @@ type containerFile struct{ name, dir, path string }
 // A container's name is that of its file up to the first dot. One file that is
 // wrong makes the folder unusable; the error names it.
 func readContainerFolder(dir string) ([]containerFile, error) {
-	fail := func(err error) ([]containerFile, error) {
+	files, err := parseContainerFolder(dir)
+	if err != nil {
 		return nil, fmt.Errorf("%w: containers-dir %s: %w", lifecycle.ErrUsage, dir, err)
 	}
+	return files, nil
+}
+
+func parseContainerFolder(dir string) ([]containerFile, error) {
 	paths, err := listFiles(dir)
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
 	files := make([]containerFile, 0, len(paths))
 	fileOf := make(map[string]string, len(paths))
@@ -30,14 +35,14 @@ func readContainerFolder(dir string) ([]containerFile, error) {
 		name, _, _ := strings.Cut(filepath.Base(path), ".")
 		f := containerFile{name: name, dir: dir, path: path}
 		if other, dup := fileOf[name]; dup {
-			return fail(fmt.Errorf("files %s and %s are both of container %s", other, relative(dir, path), name))
+			return nil, fmt.Errorf("files %s and %s are both of container %s", other, relative(dir, path), name)
 		}
 		if !message.IsContainerName(name) {
-			return fail(fmt.Errorf("file %s: %q cannot be the name of a container: want 1 to 128 letters, digits, underscores or dashes before the first dot",
-				relative(dir, path), name))
+			return nil, fmt.Errorf("file %s: %q cannot be the name of a container: want 1 to 128 letters, digits, underscores or dashes before the first dot",
+				relative(dir, path), name)
 		}
 		if _, err := f.digest(); err != nil {
-			return fail(f.fail(err))
+			return nil, f.fail(err)
 		}
 		fileOf[name] = relative(dir, path)
 		files = append(files, f)

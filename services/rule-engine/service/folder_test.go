@@ -13,6 +13,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+	"github.com/nightjar-edr/nightjar/pkg/natstest"
 )
 
 // writeFolder makes a folder of files.
@@ -172,6 +173,13 @@ func TestContainersFolder(t *testing.T) {
 	if _, err := New(cfg); !errors.Is(err, lifecycle.ErrUsage) || !strings.Contains(err.Error(), "a.x") {
 		t.Errorf("two files of a container: %v", err)
 	}
+}
+
+func TestUnusableFlags(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "missing")
+	natstest.UnusableFlags(t, Flags, []string{"--workers", "-1"}, []string{"--workers", "1025"}, []string{"--siem", "a,b c"},
+		[]string{"--rules-dir", missing}, []string{"--rules-dir", writeFolder(t, map[string]string{"a.gen": "{"})},
+		[]string{"--containers-dir", missing}, []string{"--containers-dir", writeFolder(t, map[string]string{"a.x": "", "a.y": ""})})
 }
 
 func TestConfig(t *testing.T) {

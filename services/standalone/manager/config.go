@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/nightjar-edr/nightjar/pkg/config"
@@ -78,12 +77,8 @@ func (c *Config) checkAddresses() error {
 		if a.flag == "nats-addr" && a.addr == "off" {
 			continue
 		}
-		_, port, err := net.SplitHostPort(a.addr)
-		if err == nil {
-			_, err = strconv.ParseUint(port, 10, 16)
-		}
-		if err != nil {
-			return fmt.Errorf("%s %q: want HOST:PORT: %w", a.flag, a.addr, err)
+		if err := config.CheckAddress(a.addr); err != nil {
+			return fmt.Errorf("%s %q: %w", a.flag, a.addr, err)
 		}
 	}
 	return nil

@@ -45,7 +45,7 @@ test: ## run all tests; needs nothing but Go, takes a few minutes
 	go test -timeout 15m ./deploy/e2e/...
 
 .PHONY: test-recorded
-test-recorded: ## run the tests on recorded events and rules, found in NIGHTJAR_TESTDATA (default ../shared)
+test-recorded: ## run the tests on recorded events, rules and exchanges, found in NIGHTJAR_TESTDATA (default ../shared)
 	@test -d "$(NIGHTJAR_TESTDATA)/data/events" || { \
 	  echo "make test-recorded: no recorded data in $(abspath $(NIGHTJAR_TESTDATA)); set NIGHTJAR_TESTDATA to the folder that holds data/events and data/rules" >&2; exit 1; }
 	NIGHTJAR_TESTDATA="$(abspath $(NIGHTJAR_TESTDATA))" go test -tags recorded -run Recorded -timeout 15m ./services/rule-engine/... ./deploy/e2e/...
@@ -53,10 +53,6 @@ test-recorded: ## run the tests on recorded events and rules, found in NIGHTJAR_
 .PHONY: test-fsync
 test-fsync: ## watch the system calls of a manager: what it acknowledges is synced before; needs strace
 	go test -tags fsync -run Sync -timeout 5m ./deploy/e2e
-
-.PHONY: test-exchanges
-test-exchanges: ## replay recorded exchanges of a WHIDS manager, found in NIGHTJAR_TESTDATA
-	NIGHTJAR_TESTDATA="$(abspath $(NIGHTJAR_TESTDATA))" go test -tags recorded -run ReplayedExchanges -timeout 10m ./deploy/e2e
 
 .PHONY: test-cluster
 test-cluster: ## run the services apart while NATS servers and replicas are killed and cut off; NATS is away for AWAY (default 1m)

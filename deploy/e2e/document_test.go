@@ -113,7 +113,7 @@ var (
 // time of the exchange itself.
 var (
 	sets    = []string{"signatures", "techniques", "tactics"}
-	moments = []string{"last-connection", "sent-time"}
+	moments = []string{"last-connection", "sent-time", "update"}
 )
 
 // names maps what WHIDS had generated to what stands for it in the replay.

@@ -97,3 +97,57 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// A rule given in the other form selects the same events where it says so,
+// and otherwise no fewer.
+func FuzzTextAs(f *testing.F) {
+	for _, s := range []string{
+		`{"Name":"a","Meta":{"EventIDs":[1,2],"Channels":["c","d"]},"Matches":[],"Condition":""}`,
+		`{"Name":"a","Meta":{"EventIDs":[1]}}`, `{"Name":"a","Meta":{"Channels":["c","c"]}}`, `{"Name":"a"}`,
+		`{"Name":"a","Meta":{"Events":{"c":[2,1,1],"d":[1,2]},"Schema":"2.0.0"}}`,
+		`{"Name":"a","Meta":{"Events":{"c":[1],"d":[]},"Schema":"2.0.0"}}`, `{"Name":"a","Meta":{"Events":{},"Schema":"2.0.0"}}`,
+	} {
+		f.Add([]byte(s))
+	}
+	selects := func(r *Rule, channel string, id int64) bool {
+		s := r.Selection()
+		if len(s.Channels) == 0 {
+			return len(s.AnyChannel) == 0 || slices.Contains(s.AnyChannel, id)
+		}
+		ids, ok := s.Channels[channel]
+		return ok && (len(ids) == 0 || slices.Contains(ids, id))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		list, err := Parse(data, nil)
+		if err != nil {
+			return
+		}
+		for _, r := range list {
+			other := FormV2
+			if r.Form == FormV2 {
+				other = FormV1
+			}
+			text, exact := r.TextAs(other)
+			parsed, err := Parse([]byte(text), nil)
+			if err != nil || len(parsed) != 1 || parsed[0].Form != other || parsed[0].Name != r.Name {
+				t.Fatalf("%s became %s: %v", r.Text(), text, err)
+			}
+			channels := []string{"none of them"}
+			ids := []int64{-1, 0}
+			for _, s := range []Selection{r.Selection(), parsed[0].Selection()} {
+				ids = append(ids, s.AnyChannel...)
+				for channel, list := range s.Channels {
+					channels, ids = append(channels, channel), append(ids, list...)
+				}
+			}
+			for _, channel := range channels {
+				for _, id := range ids {
+					before, after := selects(r, channel, id), selects(parsed[0], channel, id)
+					if before && !after || exact && before != after {
+						t.Fatalf("%s became %s (exact %v): channel %q, id %d: %v became %v", r.Text(), text, exact, channel, id, before, after)
+					}
+				}
+			}
+		}
+	})
+}

@@ -138,6 +138,13 @@ func TestAgentAuthorization(t *testing.T) {
 		{"unknown route", "GET", "/nothing", nil, 404, notFound},
 		{"admin route", "GET", "/stats", nil, 404, notFound},
 		{"wrong verb", "GET", "/logs", nil, 405, emptyReply},
+		{"unknown verb", "BREW", "/key", nil, 405, emptyReply},
+		{"head", "HEAD", "/key", old(e.UUID, e.Key, "WS-01"), 405, emptyReply},
+		{"options", "OPTIONS", "/commands", old(e.UUID, e.Key, "WS-01"), 405, emptyReply},
+		{"trailing slash", "GET", "/key/", old(e.UUID, e.Key, "WS-01"), 404, notFound},
+		{"double slash", "GET", "//key", nil, 301, emptyReply},
+		{"escaped dot segments", "GET", "/container/..%2fkey", nil, 301, emptyReply},
+		{"escaped path", "GET", "/%6bey", old(e.UUID, e.Key, "WS-01"), 200, ok},
 		{"containers", "GET", "/containers", old(e.UUID, e.Key, "WS-01"), 200, "[]"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -131,6 +131,8 @@ table shows, and with the events on a channel that no rule covers, where that re
 What WHIDS's state had become by a behaviour that Nightjar does not share is brought about by other means before the
 exchange: replaced commands are cancelled, rules that were put back by hand in WHIDS's folder are put back by requests.
 The one request that nothing ever answers is sent with a wait-timeout of one second, so that it ends before the default.
+The one range around the present is asked for with half an hour instead of five minutes, so that the events are in it
+however long the replay takes.
 
 The exchanges are named as in the recording; a number in brackets tells those of one name apart.
 `

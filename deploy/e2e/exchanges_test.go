@@ -284,8 +284,11 @@ func (r *replayer) request(x recordedExchange, m message) *request {
 		r.note(body)
 	}
 	q.target = r.present(fields[1], false)
-	if strings.HasPrefix(x.title, "wait=true, never completed") {
+	switch {
+	case strings.HasPrefix(x.title, "wait=true, never completed"):
 		q.target += "&wait-timeout=1s"
+	case strings.HasPrefix(x.title, "alerts: delta only"):
+		q.target = strings.Replace(q.target, "delta=5m", "delta=30m", 1)
 	}
 	q.body = []byte(r.present(body, q.events))
 	if m.packed {

@@ -164,7 +164,7 @@ var verdictsEvents = []section{
 			want: refused(`Failed to parse raw parameter, it must be a boolean`)},
 		{title: "missing file", verdict: same},
 		{title: "missing folder", verdict: different,
-			why:  "There are no folders that could be missing; a file that is not there is not found.",
+			why:  "WHIDS's error shows where the server keeps its files; here, a file that is not there is not found, whichever part of its address is unknown.",
 			want: refused(`File not found`)},
 		{title: "unknown endpoint", verdict: different,
 			why:  "An unknown endpoint is the usual error.",

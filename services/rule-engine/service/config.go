@@ -43,6 +43,10 @@ type Config struct {
 	// ackWait is after what silence a batch is handed to another replica; 0
 	// means defaultAckWait.
 	ackWait time.Duration
+	// rules and containers are what RulesDir and ContainersDir hold, where
+	// the check of the flags has read them; nil to have New read them.
+	rules      *ruleFolder
+	containers []containerFile
 }
 
 const defaultAckWait = 30 * time.Second
@@ -62,8 +66,10 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 	var maxBytes config.Bytes
 	fs.Var(&maxBytes, "max-alert-bytes", "bytes that the stream ALERTS may use")
 	workers := fs.Int("workers", 0, "goroutines that detect; 0 for one for each processor")
-	config.Check(fs, "rules-dir", unlessEmpty(rulesDir, func() error { _, err := parseRuleFolder(*rulesDir); return err }))
-	config.Check(fs, "containers-dir", unlessEmpty(containersDir, func() error { _, err := parseContainerFolder(*containersDir); return err }))
+	var rules *ruleFolder
+	var containers []containerFile
+	config.Check(fs, "rules-dir", unlessEmpty(rulesDir, func() (err error) { rules, err = parseRuleFolder(*rulesDir); return err }))
+	config.Check(fs, "containers-dir", unlessEmpty(containersDir, func() (err error) { containers, err = parseContainerFolder(*containersDir); return err }))
 	config.Check(fs, "workers", func() error { return checkWorkers(*workers) })
 	return func(env lifecycle.Env) (lifecycle.Component, error) {
 		siems, err := access.ParseSIEMs(*list)
@@ -73,6 +79,7 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 		return New(Config{
 			Env: env, RulesDir: *rulesDir, ContainersDir: *containersDir, SIEMs: siems,
 			RetentionAlerts: time.Duration(retention), MaxAlertBytes: int64(maxBytes), Workers: *workers,
+			rules: rules, containers: containers,
 		})
 	}
 }

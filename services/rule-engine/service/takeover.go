@@ -13,12 +13,13 @@ import (
 // readFolders reads the folders of rules and containers that the settings
 // name.
 func (s *Service) readFolders() (err error) {
-	if s.cfg.RulesDir != "" {
+	s.imported, s.containerFiles = s.cfg.rules, s.cfg.containers
+	if s.cfg.RulesDir != "" && s.imported == nil {
 		if s.imported, err = readRuleFolder(s.cfg.RulesDir); err != nil {
 			return err
 		}
 	}
-	if s.cfg.ContainersDir != "" {
+	if s.cfg.ContainersDir != "" && s.containerFiles == nil {
 		if s.containerFiles, err = readContainerFolder(s.cfg.ContainersDir); err != nil {
 			return err
 		}

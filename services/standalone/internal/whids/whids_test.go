@@ -4,8 +4,11 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/pelletier/go-toml"
 )
 
 func write(t *testing.T, text string) string {
@@ -133,15 +136,51 @@ func TestReadRefuses(t *testing.T) {
 	})
 }
 
-// No input makes the parser panic.
+// What is taken over is what stands in the file: nothing is left out, and no
+// endpoint or operator is without a part of its credentials.
 func FuzzParse(f *testing.F) {
-	f.Add([]byte("[admin-api]\n[[admin-api.users]]\nidentifier = \"a\"\nkey = \"k\"\n"))
+	f.Add([]byte("rules-dir = 'r'\n[admin-api]\n[[admin-api.users]]\nidentifier = \"a\"\nkey = \"k\"\n[[admin-api.users]]\nidentifier = \"b\"\nkey = \"l\"\n"))
+	f.Add([]byte("containers-dir = '''c'''\n[endpoint-api]\nserver-key = 's'\n[[endpoint-api.endpoints]]\nuuid = 'u'\nkey = 'k'\n[[endpoint-api.endpoints]]\nuuid = 'u'\nkey = ''\n"))
 	f.Add([]byte("endpoint-api = { endpoints = [{uuid = \"u\", key = \"k\"}] }"))
+	f.Add([]byte("endpoint-api.server-key = \"\\u0061\"\nadmin-api.users = []\n"))
 	f.Add([]byte("a = 1979-05-27T07:32:00Z\n[a.b]\n"))
+	text := func(table any, name string) string {
+		m, _ := table.(map[string]any)
+		s, _ := m[name].(string)
+		return s
+	}
+	entries := func(table any, name string) []any {
+		m, _ := table.(map[string]any)
+		list, _ := m[name].([]any)
+		return list
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := parse(data)
-		if (c == nil) == (err == nil) {
-			t.Errorf("config %v, error %v", c, err)
+		got, err := parse(data)
+		if err != nil {
+			if got != nil {
+				t.Fatalf("%+v beside the error %v", got, err)
+			}
+			return
+		}
+		tree, err := toml.LoadBytes(data)
+		if err != nil {
+			t.Fatalf("accepted, but it is no TOML: %v", err)
+		}
+		root := tree.ToMap()
+		agents, admin := root["endpoint-api"], root["admin-api"]
+		want := &Config{RulesDir: text(root, "rules-dir"), ContainersDir: text(root, "containers-dir"), ServerKey: text(agents, "server-key")}
+		for _, e := range entries(agents, "endpoints") {
+			want.Endpoints = append(want.Endpoints, Endpoint{text(e, "uuid"), text(e, "key")})
+		}
+		for _, e := range entries(admin, "users") {
+			want.Operators = append(want.Operators, Operator{text(e, "identifier"), text(e, "key")})
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("took over %+v of %+v", got, want)
+		}
+		if slices.ContainsFunc(got.Endpoints, func(e Endpoint) bool { return e.UUID == "" || e.Key == "" }) ||
+			slices.ContainsFunc(got.Operators, func(o Operator) bool { return o.Identifier == "" || o.Key == "" }) {
+			t.Fatalf("accepted with a part missing: %+v", got)
 		}
 	})
 }

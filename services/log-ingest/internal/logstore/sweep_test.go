@@ -41,12 +41,25 @@ func waitUntil(at uint64) {
 	}
 }
 
+// beforeExpiry runs f with a time of expiry, in Unix seconds, that has not
+// come when f returns, and waits for it. Where f takes longer, it is run again
+// with a later one.
+func beforeExpiry(t *testing.T, life uint64, f func(expires uint64)) {
+	t.Helper()
+	for ; life <= 256; life *= 4 {
+		at := uint64(time.Now().Unix()) + life
+		f(at)
+		if uint64(time.Now().Unix()) < at {
+			waitUntil(at)
+			return
+		}
+	}
+	t.Fatal("what should expire is never written before it does")
+}
+
 // TestSweep holds that what has expired is deleted once, and nothing else.
 func TestSweep(t *testing.T) {
-	db := openStore(t)
-	w := NewWriter(db, Events, 1<<20)
 	base := time.Date(2025, 6, 1, 12, 0, 0, 0, time.UTC)
-	soon := uint64(time.Now().Unix() + 2)
 	lines := func(from, to int, timed bool, expires uint64) (out []Entry) {
 		for n := from; n < to; n++ {
 			l := fmt.Appendf(nil, "line %d", n)
@@ -55,14 +68,24 @@ func TestSweep(t *testing.T) {
 		}
 		return out
 	}
-	put(t, db, w, 1, lines(0, 180, true, soon))        // three hours: an index and a body each
-	put(t, db, w, 2, lines(300, 310, false, soon))     // and ten hashes
-	put(t, db, w, 3, lines(400, 410, true, 0))         // for ever
-	put(t, db, w, 4, lines(500, 510, false, soon+900)) // for longer
-	if n, err := Sweep(background, db); err != nil || n != 0 {
-		t.Fatalf("before anything has expired: %d deleted, %v", n, err)
+	var db *badger.DB
+	var w *Writer
+	early := 0
+	beforeExpiry(t, 2, func(soon uint64) {
+		db = openStore(t)
+		w = NewWriter(db, Events, 1<<20)
+		put(t, db, w, 1, lines(0, 180, true, soon))        // three hours: an index and a body each
+		put(t, db, w, 2, lines(300, 310, false, soon))     // and ten hashes
+		put(t, db, w, 3, lines(400, 410, true, 0))         // for ever
+		put(t, db, w, 4, lines(500, 510, false, soon+900)) // for longer
+		var err error
+		if early, err = Sweep(background, db); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if early != 0 {
+		t.Fatalf("before anything has expired: %d deleted", early)
 	}
-	waitUntil(soon)
 	// An untimed line comes again before the sweep.
 	if n := put(t, db, w, 5, lines(300, 301, false, 0)); n != 1 {
 		t.Fatalf("%d lines stored again, want 1", n)
@@ -89,34 +112,11 @@ func TestSweep(t *testing.T) {
 // TestSweepFreesSpace holds that the space of what has expired is used again
 // though nothing is ever written to its hours any more.
 func TestSweepFreesSpace(t *testing.T) {
-	const transactions = 120 // half a megabyte each
-	// What expires must be at rest before it does, however slow the machine.
-	for patience := 5 * time.Second; patience < 2*time.Minute; patience *= 2 {
-		if sweptSpace(t, transactions, uint64(time.Now().Add(patience).Unix())) {
-			return
-		}
-	}
-	t.Fatal("no time was long enough to write what is to expire")
-}
-
-// sweptSpace returns false when the data came to rest only after it had
-// expired, so that nothing can be said.
-func sweptSpace(t *testing.T, transactions int, soon uint64) bool {
-	// Tables that come to rest early, so that little data is enough.
-	db, err := badger.Open(badger.DefaultOptions(t.TempDir()).WithLogger(nil).WithMemTableSize(8 << 20).WithBaseTableSize(1 << 20).
-		WithNumLevelZeroTables(1).WithCompression(options.None))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	w := NewWriter(db, Events, 1<<20)
+	var db *badger.DB
+	var w *Writer
 	random := rand.NewChaCha8([32]byte{1})
 	seq := uint64(0)
-	fill := func(hour int, expires uint64) {
+	fill := func(hour, transactions int, expires uint64) {
 		for n := range transactions {
 			seq++
 			entries := make([]Entry, 200)
@@ -131,18 +131,30 @@ func sweptSpace(t *testing.T, transactions int, soon uint64) bool {
 			put(t, db, w, seq, entries)
 		}
 	}
-	fill(1000, soon)
-	if err := db.Flatten(1); err != nil { // to where tables rest
-		t.Fatal(err)
-	}
-	if uint64(time.Now().Unix()) >= soon {
-		return false
-	}
-	waitUntil(soon)
+	const transactions = 120 // half a megabyte each
+	beforeExpiry(t, 5, func(soon uint64) {
+		// Tables that come to rest early, so that little data is enough.
+		opened, err := badger.Open(badger.DefaultOptions(t.TempDir()).WithLogger(nil).WithMemTableSize(8 << 20).WithBaseTableSize(1 << 20).
+			WithNumLevelZeroTables(1).WithCompression(options.None))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := opened.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		db = opened
+		w = NewWriter(db, Events, 1<<20)
+		fill(1000, transactions, soon)
+		if err := db.Flatten(1); err != nil { // to where tables rest
+			t.Fatal(err)
+		}
+	})
 	if n, err := Sweep(background, db); err != nil || n != 2*transactions {
 		t.Fatalf("%d deleted, %v, want %d", n, err, 2*transactions)
 	}
-	fill(5000, 0)
+	fill(5000, transactions, 0)
 	if err := db.Flatten(1); err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +165,6 @@ func sweptSpace(t *testing.T, transactions int, soon uint64) bool {
 	if written := int64(transactions * 200 * 2500); size > written*5/4 {
 		t.Errorf("the store has %d MB where %d MB have not expired", size>>20, written>>20)
 	}
-	return true
 }
 
 // TestReopen holds that a store that was closed answers as before.

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -48,6 +49,8 @@ type setup struct {
 	dir     string
 	history int
 	clock   *clock
+	// log is nil for none.
+	log *slog.Logger
 }
 
 // start runs a service and waits until it is ready. It is stopped with the
@@ -60,13 +63,16 @@ func start(t *testing.T, srv *natstest.Server, o setup) *running {
 	if o.clock == nil {
 		o.clock = newClock()
 	}
+	if o.log == nil {
+		o.log = lifecycle.Discard()
+	}
 	reg := prometheus.NewRegistry()
 	b, err := bus.Connect(bus.Options{Service: access.Commands, InProcess: srv.NATS, Log: lifecycle.Discard()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s, err := New(Config{
-		Env:     lifecycle.Env{Bus: b, Log: lifecycle.Discard(), Metrics: reg, DataDir: o.dir},
+		Env:     lifecycle.Env{Bus: b, Log: o.log, Metrics: reg, DataDir: o.dir},
 		History: o.history, now: o.clock.Now,
 	})
 	if err != nil {

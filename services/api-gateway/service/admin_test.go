@@ -90,14 +90,27 @@ func TestEndpoints(t *testing.T) {
 			}
 		}
 	})
-	t.Run("the registry is told", func(t *testing.T) {
-		r.svc.seen.flush(t.Context())
-		r.registry.mu.Lock()
-		told := r.registry.seen[list[1].UUID]
-		r.registry.mu.Unlock()
-		if e := data[message.Endpoint](r, "GET", "/endpoints/"+list[1].UUID, ""); !told.Time.Equal(e.LastConnection) || told.IP != e.IP {
-			t.Errorf("told %+v, shown %+v", told, e)
+	t.Run("the registry is told soon, and not of every request", func(t *testing.T) {
+		const requests = 200
+		told := func() (message.Seen, int) {
+			r.registry.mu.Lock()
+			defer r.registry.mu.Unlock()
+			return r.registry.seen[list[1].UUID], r.registry.tells
 		}
+		_, before := told()
+		for range requests {
+			if a := r.agent(list[1], "GET", "/key", nil); a.code != 200 {
+				t.Fatalf("%d %s", a.code, a.body)
+			}
+		}
+		if _, n := told(); n-before > requests/10 {
+			t.Errorf("the registry was told %d times of %d requests", n-before, requests)
+		}
+		e := data[message.Endpoint](r, "GET", "/endpoints/"+list[1].UUID, "")
+		eventually(t, "the registry is told", func() bool {
+			s, _ := told()
+			return s.Time.Equal(e.LastConnection) && s.IP == e.IP
+		})
 	})
 	t.Run("delete", func(t *testing.T) {
 		before := data[message.Endpoint](r, "GET", "/endpoints/"+list[1].UUID, "")

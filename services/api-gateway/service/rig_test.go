@@ -251,8 +251,9 @@ type registry struct {
 	next  byte
 	// page bounds what a page of a list holds.
 	page int
-	// binds counts the requests to bind a hostname.
-	binds int
+	// binds counts the requests to bind a hostname, and tells those that tell
+	// who was last seen.
+	binds, tells int
 }
 
 func startRegistry(t *testing.T, b *bus.Bus, answers *bus.Service) *registry {
@@ -315,6 +316,7 @@ func startRegistry(t *testing.T, b *bus.Bus, answers *bus.Service) *registry {
 		message.RegistrySeen: bus.JSON(func(_ context.Context, q message.SeenRequest) (message.RevisionReply, error) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
+			r.tells++
 			for uuid, s := range q.Seen {
 				r.seen[uuid] = s
 			}

@@ -387,6 +387,15 @@ func lastSeq(t *testing.T, b *bus.Bus) uint64 {
 	return s.CachedInfo().State.LastSeq
 }
 
+func count(endpoints []message.Endpoint, e message.Endpoint) (n int) {
+	for _, x := range endpoints {
+		if x == e {
+			n++
+		}
+	}
+	return n
+}
+
 func uuids(endpoints []message.Endpoint) []string {
 	var list []string
 	for _, e := range endpoints {
@@ -576,6 +585,25 @@ func TestReplicas(t *testing.T) {
 			}
 			if deleted != 1 {
 				t.Fatalf("deleted %d times", deleted)
+			}
+		}
+	})
+
+	t.Run("many are created at once", func(t *testing.T) {
+		before := len(c.all())
+		var group sync.WaitGroup
+		made := make([]message.Endpoint, 200)
+		for i := range made {
+			group.Go(func() { made[i] = c.create() })
+		}
+		group.Wait()
+		all := c.all()
+		if len(all) != before+len(made) {
+			t.Errorf("%d endpoints, want %d", len(all), before+len(made))
+		}
+		for _, m := range made {
+			if n := count(all, m); n != 1 {
+				t.Errorf("%s is listed %d times", m.UUID, n)
 			}
 		}
 	})

@@ -2,6 +2,7 @@ package ruleengine
 
 import (
 	"errors"
+	"flag"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nightjar-edr/nightjar/pkg/config"
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
@@ -180,6 +182,31 @@ func TestUnusableFlags(t *testing.T) {
 	natstest.UnusableFlags(t, Flags, []string{"--workers", "-1"}, []string{"--workers", "1025"}, []string{"--siem", "a,b c"},
 		[]string{"--rules-dir", missing}, []string{"--rules-dir", writeFolder(t, map[string]string{"a.gen": "{"})},
 		[]string{"--containers-dir", missing}, []string{"--containers-dir", writeFolder(t, map[string]string{"a.x": "", "a.y": ""})})
+}
+
+// What the check of the flags has read is what the service starts with.
+func TestRuleFolderIsReadOnce(t *testing.T) {
+	r := newRig(t)
+	dir := writeFolder(t, map[string]string{"a.gen": rule("read", "w", 1, "")})
+	fs := flag.NewFlagSet("rule-engine", flag.ContinueOnError)
+	makeService := Flags(fs)
+	if err := config.Parse(fs, []string{"--rules-dir", dir}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	c, err := makeService(r.config().Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := c.(*Service)
+	if len(s.imported.list) != 1 || s.imported.list[0].Name != "read" {
+		t.Errorf("the service has %d rules of the folder", len(s.imported.list))
+	}
+	if err := s.db.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestConfig(t *testing.T) {

@@ -1,0 +1,28 @@
+module github.com/nightjar-edr/nightjar/deploy/bench
+
+go 1.26.0
+
+require (
+	github.com/0xrawsec/gene/v2 v2.3.0
+	github.com/klauspost/compress v1.20.3
+	github.com/nats-io/nats-server/v2 v2.15.2
+	github.com/nats-io/nats.go v1.55.0
+	github.com/nightjar-edr/nightjar/pkg v0.0.0
+	golang.org/x/sync v0.25.0
+)
+
+require (
+	github.com/0xrawsec/golang-utils v1.3.2 // indirect
+	github.com/antithesishq/antithesis-sdk-go v0.8.0-default-no-op // indirect
+	github.com/google/go-tpm v0.9.8 // indirect
+	github.com/minio/highwayhash v1.0.4 // indirect
+	github.com/nats-io/jwt/v2 v2.8.2 // indirect
+	github.com/nats-io/nkeys v0.4.17 // indirect
+	github.com/nats-io/nuid v1.0.1 // indirect
+	github.com/pelletier/go-toml v1.9.3 // indirect
+	golang.org/x/crypto v0.58.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+	golang.org/x/time v0.16.0 // indirect
+)
+
+replace github.com/nightjar-edr/nightjar/pkg => ../../pkg

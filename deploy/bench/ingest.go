@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+const ingestEndpoints = 32
+
+// plans spread events over endpoints, each beginning elsewhere in the mix,
+// their times ending about now.
+func (b *bench) plans(endpoints, events, batch int) []plan {
+	const step = 10 * time.Millisecond
+	out := make([]plan, endpoints)
+	each := events / endpoints
+	for i := range out {
+		out[i] = plan{first: i * len(b.mix.templates) / endpoints, events: each, batch: batch, begin: time.Now().Add(-time.Duration(each) * step), step: step}
+	}
+	return out
+}
+
+// ingest measures batches of 100 events, as agents with much to say send them.
+func (b *bench) ingest(ctx context.Context) error {
+	events := b.size(960_000, 32_000)
+	bodies := b.mix.bodies(b.plans(ingestEndpoints, events, 100))
+	base, err := b.ingestBaseline(bodies)
+	if err != nil {
+		return err
+	}
+	l, disk, err := b.loadOnce(ctx, "ingest", bodies)
+	if err != nil {
+		return err
+	}
+	b.say("ingest: %d events, %d bytes each; 50 %% of POSTs within %s ms, 99 %% within %s ms", l.events, l.raw/l.events,
+		short(percentile(l.times, 0.5)), short(percentile(l.times, 0.99)))
+	b.add(figure{section: "ingest", name: "CPU seconds per million events", value: l.perMillion(), bound: atMost, goal: 18,
+		baseline: base.append + base.gene, against: fmt.Sprintf("append %s + gene %s", short(base.append), short(base.gene))})
+	b.add(figure{section: "ingest", name: "events acknowledged", unit: "/s", value: l.rate(), bound: atLeast, goal: 60_000,
+		baseline: 2e6 / (base.append + base.gene), against: "append + gene on two cores"})
+	b.add(figure{section: "ingest", name: "all queryable after the last 200", unit: "s", value: l.settling.Seconds(), bound: atMost, goal: 2})
+	b.addDisk("batches of 100", l, disk, base.bytes)
+	return nil
+}
+
+// single measures batches of one event.
+func (b *bench) single(ctx context.Context) error {
+	events := b.size(128_000, 3_200)
+	plans := b.plans(ingestEndpoints, events, 1)
+	base, err := b.publishBaseline(ctx, plans[0], b.size(20_000, 1_000))
+	if err != nil {
+		return err
+	}
+	l, disk, err := b.loadOnce(ctx, "single", b.mix.bodies(plans))
+	if err != nil {
+		return err
+	}
+	b.say("single: %d events; 50 %% of POSTs within %s ms, 99 %% within %s ms", l.events, short(percentile(l.times, 0.5)), short(percentile(l.times, 0.99)))
+	b.add(figure{section: "single", name: "events acknowledged, one in a request", unit: "/s", value: l.rate(), bound: atLeast, goal: 5 * 1530,
+		baseline: base.rate, against: "JetStream publish loop"})
+	b.add(figure{section: "single", name: "CPU seconds per million events", value: l.perMillion(), baseline: base.cpu, against: "JetStream publish loop"})
+	b.addDisk("batches of 1", l, disk, 0)
+	return nil
+}
+
+// usage is the disk use of a manager's data.
+type usage struct{ stream, views int64 }
+
+func (u usage) perEvent(events int) float64 { return float64(u.stream+u.views) / float64(events) }
+
+func (b *bench) addDisk(name string, l *loaded, u usage, baseline float64) {
+	b.say("disk: %s: JetStream %d, stores %d bytes per event", name, u.stream/int64(l.events), u.views/int64(l.events))
+	b.add(figure{section: "disk", name: "bytes per event, " + name, value: u.perEvent(l.events), bound: atMost, goal: 150,
+		baseline: baseline, against: "gzip append"})
+}
+
+// loadOnce loads a fresh manager, stops it, and returns what its data took
+// more than those of a fresh one.
+func (b *bench) loadOnce(ctx context.Context, name string, bodies [][]body) (*loaded, usage, error) {
+	m, err := b.start(ctx, name, "--tls", "off")
+	if err != nil {
+		return nil, usage{}, err
+	}
+	var l *loaded
+	endpoints, err := m.enrol(ctx, len(bodies))
+	if err == nil {
+		stop := b.profileOf(m, name)
+		l, err = m.load(ctx, endpoints, bodies)
+		stop()
+	}
+	if err := errors.Join(err, m.stop()); err != nil {
+		return nil, usage{}, err
+	}
+	u, err := dataUse(filepath.Join(m.dir, "data"))
+	return l, u, errors.Join(err, os.RemoveAll(m.dir))
+}
+
+// dataUse returns the disk use of a data folder.
+func dataUse(data string) (usage, error) {
+	all, err := diskUse(data)
+	if err != nil {
+		return usage{}, err
+	}
+	js, err := diskUse(filepath.Join(data, "nats"))
+	return usage{stream: js, views: all - js}, err
+}
+
+// profileOf has perf record where a manager spends its time, when that is
+// wanted, and returns what ends it.
+func (b *bench) profileOf(m *manager, name string) func() {
+	if b.profile == "" {
+		return func() {}
+	}
+	perf := exec.Command("perf", "record", "-q", "-F", "199", "-g", "-p", strconv.Itoa(m.pid), "-o", filepath.Join(b.profile, name+".data"))
+	if err := perf.Start(); err != nil {
+		b.say("no profile: %v", err)
+		return func() {}
+	}
+	return func() {
+		_ = perf.Process.Signal(os.Interrupt)
+		_ = perf.Wait() // it ends with the signal's error
+	}
+}

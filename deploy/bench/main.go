@@ -1,0 +1,149 @@
+// Command bench measures a whole manager: a standalone process under the load
+// of this one, with every acknowledgement on stable storage and detection on.
+// It prints each figure beside its goal and beside what a plain program needs
+// for the same, measured in the same run.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// sections are what can be measured, in the order they run in.
+var sections = []struct {
+	name string
+	run  func(*bench, context.Context) error
+}{
+	{"ingest", (*bench).ingest},
+	{"single", (*bench).single},
+	{"latency", (*bench).latency},
+}
+
+// bench is a run.
+type bench struct {
+	out io.Writer
+	// dir is where everything is kept that the run writes.
+	dir, binary string
+	short       bool
+	mix         *mix
+	rules       string
+	rulesName   string
+	figures     []figure
+	notes       []string
+	profile     string
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) (err error) {
+	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
+	names := make([]string, len(sections))
+	for i, s := range sections {
+		names[i] = s.name
+	}
+	which := fs.String("run", strings.Join(names, ","), "sections to run, comma-separated")
+	short := fs.Bool("short", false, "run everything small, to see that it runs")
+	root := fs.String("root", ".", "root of the source, where standalone is built")
+	into := fs.String("write", "", "file to write the figures to, as a page of documentation")
+	b := &bench{out: os.Stdout}
+	fs.StringVar(&b.profile, "profile", "", "folder for profiles of the manager under load, recorded by perf")
+	fs.StringVar(&b.binary, "standalone", "", "program to measure; built from the source when not given")
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	b.short = *short
+	for name := range strings.SplitSeq(*which, ",") {
+		if !slices.Contains(names, name) {
+			return fmt.Errorf("no section %q; there are %s", name, strings.Join(names, ", "))
+		}
+	}
+	if b.dir, err = os.MkdirTemp("", "nightjar-bench-"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
+	if err := b.prepare(ctx, *root); err != nil {
+		return err
+	}
+	began := time.Now()
+	for _, s := range sections {
+		if !slices.Contains(strings.Split(*which, ","), s.name) {
+			continue
+		}
+		if err := s.run(b, ctx); err != nil {
+			return fmt.Errorf("section %s: %w", s.name, err)
+		}
+	}
+	b.say("%d figures in %s", len(b.figures), time.Since(began).Round(time.Second))
+	if *into != "" {
+		return b.write(*into, args)
+	}
+	return nil
+}
+
+// prepare builds the program and reads events and rules.
+func (b *bench) prepare(ctx context.Context, root string) error {
+	testdata := os.Getenv("NIGHTJAR_TESTDATA")
+	var err error
+	if b.binary == "" {
+		b.binary = filepath.Join(b.dir, "standalone")
+		build := exec.CommandContext(ctx, "go", "build", "-o", b.binary, "./services/standalone")
+		build.Dir = root
+		if text, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("build standalone: %w\n%s", err, text)
+		}
+	}
+	if b.mix, err = loadMix(testdata); err != nil {
+		return err
+	}
+	b.rules = filepath.Join(b.dir, "rules")
+	if b.rulesName, err = writeRules(testdata, b.rules); err != nil {
+		return err
+	}
+	b.say("%s (%d in a cycle), %s", b.mix.name, len(b.mix.templates), b.rulesName)
+	return nil
+}
+
+// say writes a line for the person who waits and keeps it for the page.
+func (b *bench) say(format string, a ...any) {
+	line := fmt.Sprintf(format, a...)
+	b.notes = append(b.notes, line)
+	_, _ = fmt.Fprintln(b.out, line)
+}
+
+func (b *bench) add(f figure) {
+	b.figures = append(b.figures, f)
+	f.print(b.out)
+}
+
+// size chooses between the full and the short size of something.
+func (b *bench) size(full, short int) int {
+	if b.short {
+		return short
+	}
+	return full
+}
+
+// start starts a manager on a folder of its own.
+func (b *bench) start(ctx context.Context, name string, args ...string) (*manager, error) {
+	return startManager(ctx, b.binary, filepath.Join(b.dir, name), append([]string{"--rules-dir", b.rules}, args...)...)
+}

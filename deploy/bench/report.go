@@ -1,0 +1,3 @@
+package main
+
+func (b *bench) write(string, []string) error { return nil }

@@ -16,12 +16,26 @@ type Server struct {
 	// NATS is the running server.
 	NATS *server.Server
 	dir  string
+	// synced makes the server sync before it acknowledges.
+	synced bool
 }
 
 // Start starts a server that listens on no port. It stops with the test.
 func Start(t testing.TB) *Server {
 	t.Helper()
-	s := &Server{dir: t.TempDir()}
+	return begin(t, &Server{dir: t.TempDir()})
+}
+
+// StartSynced starts a server that has a message on stable storage before it
+// acknowledges it, as a manager's does. That takes its time: it is for
+// measuring.
+func StartSynced(t testing.TB) *Server {
+	t.Helper()
+	return begin(t, &Server{dir: t.TempDir(), synced: true})
+}
+
+func begin(t testing.TB, s *Server) *Server {
+	t.Helper()
 	s.start(t)
 	t.Cleanup(func() { s.stop() })
 	return s
@@ -30,7 +44,7 @@ func Start(t testing.TB) *Server {
 func (s *Server) start(t testing.TB) {
 	t.Helper()
 	srv, err := server.NewServer(&server.Options{
-		ServerName: "test", DontListen: true, JetStream: true, StoreDir: s.dir, NoSigs: true, NoLog: true, MaxPayload: stream.MaxMessage,
+		ServerName: "test", DontListen: true, JetStream: true, StoreDir: s.dir, NoSigs: true, NoLog: true, MaxPayload: stream.MaxMessage, SyncAlways: s.synced,
 	})
 	if err != nil {
 		t.Fatalf("nats server: %v", err)

@@ -83,6 +83,11 @@ func definition(name string, l Limits) (jetstream.StreamConfig, error) {
 		Replicas:   max(1, l.Replicas),
 		Duplicates: DuplicateWindow,
 	}
+	if name == Events || name == Alerts {
+		// Publishers share writes to stable storage by atomic batches. Small
+		// batches, alerts and headers compress well next to each other.
+		cfg.AllowAtomicPublish, cfg.Compression = true, jetstream.S2Compression
+	}
 	if l.MaxBytes > 0 {
 		cfg.MaxBytes = l.MaxBytes
 	}

@@ -299,7 +299,7 @@ func (b *batcher) publish(ctx context.Context, joined []byte) error {
 	b.count = 0
 	b.work.release()
 	failpoint.Hit(failpoint.EventsBeforePublish)
-	err := b.flight.publish(ctx, m, func() {
+	err := b.flight.batch(ctx, m, func() {
 		b.in.metrics.events.Add(count)
 		b.in.metrics.batches.Inc()
 	})
@@ -315,7 +315,7 @@ func (b *batcher) letter(ctx context.Context, d *message.DeadLetter) error {
 	d.Endpoint, d.Received = b.batch.Endpoint, b.batch.Received
 	b.work.release()
 	failpoint.Hit(failpoint.LetterBeforePublish)
-	err := b.flight.publish(ctx, d.Msg(), func() { b.in.metrics.letters.WithLabelValues(d.Reason).Inc() })
+	err := b.flight.letter(ctx, d.Msg(), func() { b.in.metrics.letters.WithLabelValues(d.Reason).Inc() })
 	if err != nil {
 		return err
 	}

@@ -32,19 +32,24 @@ var errNotStored = errors.New("not acknowledged by the stream")
 // It bounds the bytes of all messages that are not acknowledged yet.
 type publisher struct {
 	js      jetstream.JetStream
+	events  *bus.Publisher
 	unacked *semaphore.Weighted
 	limit   int64
 	pending sync.WaitGroup
 }
 
-// newPublisher makes a publisher for a connection. Its own JetStream context
-// has a timeout for each acknowledgement, so none is waited for in vain.
+// newPublisher makes a publisher for a connection. Every acknowledgement has a
+// timeout, so none is waited for in vain.
 func newPublisher(b *bus.Bus, unacked int64) (*publisher, error) {
 	js, err := jetstream.New(b.NC, jetstream.WithPublishAsyncTimeout(ackTimeout), jetstream.WithPublishAsyncMaxPending(1<<16))
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	return &publisher{js: js, unacked: semaphore.NewWeighted(unacked), limit: unacked}, nil
+	events, err := bus.NewPublisher(b, ackTimeout)
+	if err != nil {
+		return nil, err
+	}
+	return &publisher{js: js, events: events, unacked: semaphore.NewWeighted(unacked), limit: unacked}, nil
 }
 
 // wait returns when no acknowledgement is outstanding any more, or ctx ends.
@@ -79,10 +84,24 @@ func (f *flight) fail(err error) {
 	})
 }
 
+// asynchronous is what hands a message to a stream.
+type asynchronous func(m *nats.Msg) (jetstream.PubAckFuture, error)
+
+// batch publishes a batch of events. Requests share writes to stable storage.
+func (f *flight) batch(ctx context.Context, m *nats.Msg, acked func()) error {
+	return f.publish(ctx, f.p.events.PublishMsgAsync, m, acked)
+}
+
+// letter publishes a dead letter.
+func (f *flight) letter(ctx context.Context, m *nats.Msg, acked func()) error {
+	async := func(m *nats.Msg) (jetstream.PubAckFuture, error) { return f.p.js.PublishMsgAsync(m) }
+	return f.publish(ctx, async, m, acked)
+}
+
 // publish hands a message over without waiting for its acknowledgement, of
 // which acked is told. It waits while too many are outstanding. Once a
 // message of the flight has failed it returns why.
-func (f *flight) publish(ctx context.Context, m *nats.Msg, acked func()) error {
+func (f *flight) publish(ctx context.Context, async asynchronous, m *nats.Msg, acked func()) error {
 	select {
 	case f.window <- struct{}{}:
 	case <-f.failed:
@@ -94,7 +113,7 @@ func (f *flight) publish(ctx context.Context, m *nats.Msg, acked func()) error {
 	if err := f.p.unacked.Acquire(ctx, size); err != nil {
 		return err
 	}
-	future, err := f.p.js.PublishMsgAsync(m)
+	future, err := async(m)
 	if err != nil {
 		f.p.unacked.Release(size)
 		f.fail(err)

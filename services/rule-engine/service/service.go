@@ -40,6 +40,7 @@ type Service struct {
 	rulesFold  *view.View
 	raisedFold *view.View
 	published  published
+	alerts     *bus.Publisher
 
 	// imported is what the folders of rules hold, nil without one.
 	imported *ruleFolder
@@ -86,6 +87,9 @@ func New(cfg Config) (*Service, error) {
 // open makes what stands on the store.
 func (s *Service) open() (err error) {
 	s.metrics = newMetrics(s.cfg.Metrics, s)
+	if s.alerts, err = bus.NewPublisher(s.cfg.Bus, publishTimeout); err != nil {
+		return err
+	}
 	if err := s.loadRules(); err != nil {
 		return fmt.Errorf("load rules: %w", err)
 	}

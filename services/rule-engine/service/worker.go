@@ -151,7 +151,7 @@ func (wk *worker) publish(ctx context.Context, out *outcome) ([]future, error) {
 	js := wk.s.cfg.Bus.JS
 	futures := make([]future, 0, len(out.alerts))
 	for _, a := range out.alerts {
-		f, err := js.PublishMsgAsync(a.msg)
+		f, err := wk.s.alerts.PublishMsgAsync(a.msg)
 		if errors.Is(err, nats.ErrMaxPayload) {
 			out.letters = append(out.letters, a.letter())
 			continue

@@ -30,6 +30,9 @@ var ErrGap = errors.New("gap between the view and its stream")
 const (
 	maxGroup      = 256
 	maxGroupBytes = 1 << 20
+	// With Config.Pace.
+	maxPacedGroup = 4096
+	maxPacedBytes = 4 << 20
 	pullBytes     = stream.MaxMessage + 4<<20
 )
 
@@ -79,6 +82,10 @@ type Config struct {
 	// CheckEvery is how often a running view makes sure that its stream is
 	// still the same; 0 means 10 seconds.
 	CheckEvery time.Duration
+	// Pace is the least time between the beginnings of two transactions,
+	// unless so much has come that one is full. What comes meanwhile is
+	// folded together.
+	Pace time.Duration
 }
 
 // checkEvery is what CheckEvery is by default.
@@ -100,6 +107,8 @@ type View struct {
 	key   []byte
 	pos   position
 	ready atomic.Bool
+	// folding is when the last transaction was begun.
+	folding time.Time
 
 	mu      sync.Mutex
 	seq     uint64
@@ -344,21 +353,22 @@ func (v *View) follow(ctx context.Context) error {
 			room.Release(weight(m.Data))
 		}
 		size := len(group[0].Data)
-	more:
-		for len(group) < maxGroup && size < maxGroupBytes {
-			select {
-			case m := <-msgs:
+		for more := true; more && !v.full(len(group), size); {
+			var m Msg
+			if m, more = v.another(ctx, msgs); more {
 				group = append(group, m)
 				size += len(m.Data)
 				room.Release(weight(m.Data))
-			default:
-				break more
 			}
 		}
 		idle = false
 		if err := v.contiguous(ctx, s, group); err != nil {
 			return err
 		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		v.folding = time.Now()
 		if err := v.fold(group); err != nil {
 			return fmt.Errorf("%w: %w", errFold, err)
 		}
@@ -368,6 +378,37 @@ func (v *View) follow(ctx context.Context) error {
 			v.ready.Store(false)
 		}
 	}
+}
+
+// full tells whether a group of n messages and size bytes is to be folded.
+func (v *View) full(n, size int) bool {
+	if v.cfg.Pace > 0 {
+		return n >= maxPacedGroup || size >= maxPacedBytes
+	}
+	return n >= maxGroup || size >= maxGroupBytes
+}
+
+// another returns the next message that belongs to the group in hand: one that
+// is there, or comes before the view may fold again.
+func (v *View) another(ctx context.Context, msgs <-chan Msg) (Msg, bool) {
+	select {
+	case m := <-msgs:
+		return m, true
+	default:
+	}
+	wait := v.cfg.Pace - time.Since(v.folding)
+	if wait <= 0 {
+		return Msg{}, false
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case m := <-msgs:
+		return m, true
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return Msg{}, false
 }
 
 // weight is what a message takes of the room for messages that wait to be

@@ -3,6 +3,7 @@ package message
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"strconv"
@@ -100,12 +101,39 @@ func Decompress(dst, src []byte) ([]byte, error) {
 	return out, nil
 }
 
+// maxStored is the size in bytes up to which the lines of a batch are not
+// compressed by themselves: the stream compresses what stands next to each
+// other, and finds much more to save in that than in a few lines.
+const maxStored = 8 << 10
+
+// store appends src to dst as a zstd frame of one raw block, as RFC 8878
+// describes them. src has 256 bytes at least and 64 KiB at most.
+func store(dst, src []byte) []byte {
+	dst = append(dst, 0x28, 0xb5, 0x2f, 0xfd) // the magic number
+	dst = append(dst, 1<<6|1<<5)              // the size of the content follows in two bytes, less 256
+	dst = binary.LittleEndian.AppendUint16(dst, uint16(len(src)-256))
+	last := uint32(len(src))<<3 | 1
+	dst = append(dst, byte(last), byte(last>>8), byte(last>>16))
+	return append(dst, src...)
+}
+
+// Stored tells whether the lines of a batch stand in its message as they are.
+func Stored(data []byte) bool {
+	var h zstd.Header
+	return h.Decode(data) == nil && h.FirstBlock.OK && !h.FirstBlock.Compressed
+}
+
 // BatchMsg makes the message of count lines that stand in joined, each ended
 // by a newline; b.Lines is not used. The message id depends on endpoint and
 // content alone, so the same batch published again within the stream's window
 // is recognised.
 func (b *Batch) BatchMsg(joined []byte, count int) *nats.Msg {
-	data := Compress(make([]byte, 0, len(joined)/4+64), joined)
+	var data []byte
+	if len(joined) >= 256 && len(joined) <= maxStored {
+		data = store(make([]byte, 0, len(joined)+16), joined)
+	} else {
+		data = Compress(make([]byte, 0, len(joined)/4+64), joined)
+	}
 	id := sha256.New()
 	id.Write([]byte(b.Endpoint))
 	id.Write(data)

@@ -142,3 +142,23 @@ func FuzzParseAlert(f *testing.F) {
 		_, _ = message.ParseAlert(h, data) // must not panic
 	})
 }
+
+// A batch of a few lines keeps them as they are, for the stream to compress
+// among others; both forms are zstd and are read alike.
+func TestSmallBatchIsStored(t *testing.T) {
+	b := message.Batch{Endpoint: endpoint, Received: received}
+	for _, tc := range []struct {
+		size   int
+		stored bool
+	}{{255, false}, {256, true}, {257, true}, {4000, true}, {8 << 10, true}, {8<<10 + 1, false}, {300_000, false}} {
+		line := []byte(`"` + strings.Repeat("x", tc.size-3) + "\"\n")
+		m := b.BatchMsg(line, 1)
+		if got := bytes.Contains(m.Data, line); got != tc.stored || message.Stored(m.Data) != got {
+			t.Errorf("%d bytes: stored %v, told %v", tc.size, got, message.Stored(m.Data))
+		}
+		got, _, err := message.ParseBatch(m.Subject, m.Header, m.Data, nil)
+		if err != nil || len(got.Lines) != 1 || !bytes.Equal(got.Lines[0], line[:len(line)-1]) {
+			t.Errorf("%d bytes come back as %d lines, %v", tc.size, len(got.Lines), err)
+		}
+	}
+}

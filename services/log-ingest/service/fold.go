@@ -106,12 +106,20 @@ func lineBytes(msgs []view.Msg) uint64 {
 	return size
 }
 
+// storedRatio is how much smaller lines that came as they are become in a chunk,
+// at the least that is usual.
+const storedRatio = 4
+
 // entryBytes estimates what batches of events make of a transaction: lines
 // compressed about as they came, and an index.
 func entryBytes(msgs []view.Msg) int64 {
 	size := int64(0)
 	for i := range msgs {
-		size += int64(len(msgs[i].Data))
+		packed := int64(len(msgs[i].Data))
+		if message.Stored(msgs[i].Data) {
+			packed /= storedRatio
+		}
+		size += packed
 		if count, err := strconv.Atoi(msgs[i].Header.Get(message.HeaderCount)); err == nil && count <= message.MaxBatchEvents {
 			size += int64(count) * logstore.IndexBytes
 		}

@@ -27,6 +27,9 @@ const (
 	// queryTimeout bounds the work on a page.
 	queryTimeout = 10 * time.Second
 	gcInterval   = 5 * time.Minute
+	// pace is how long lines may wait to share a chunk and a transaction with
+	// those that follow, when one has just been written.
+	pace = 250 * time.Millisecond
 	// sweepInterval is how often what has expired is deleted.
 	sweepInterval = time.Hour
 )
@@ -66,11 +69,11 @@ func New(cfg Config) (*Service, error) {
 		}
 	}
 	s.events, err = view.New(view.Config{
-		Name: "events", Stream: stream.Events, Filters: filters, DB: s.db, JS: cfg.Bus.JS, Log: cfg.Log, Metrics: s.metrics.views, Fold: events.fold,
+		Name: "events", Stream: stream.Events, Filters: filters, DB: s.db, JS: cfg.Bus.JS, Log: cfg.Log, Metrics: s.metrics.views, Fold: events.fold, Pace: pace,
 	})
 	if err == nil {
 		s.alerts, err = view.New(view.Config{
-			Name: "alerts", Stream: stream.Alerts, DB: s.db, JS: cfg.Bus.JS, Log: cfg.Log, Metrics: s.metrics.views, Fold: alerts.fold,
+			Name: "alerts", Stream: stream.Alerts, DB: s.db, JS: cfg.Bus.JS, Log: cfg.Log, Metrics: s.metrics.views, Fold: alerts.fold, Pace: pace,
 		})
 	}
 	if err == nil {

@@ -27,7 +27,7 @@ func (b *bench) plans(endpoints, events, batch int) []plan {
 
 // ingest measures batches of 100 events, as agents with much to say send them.
 func (b *bench) ingest(ctx context.Context) error {
-	events := b.size(960_000, 32_000)
+	events := b.size(640_000, 32_000)
 	bodies := b.mix.bodies(b.plans(ingestEndpoints, events, 100))
 	base, err := b.ingestBaseline(bodies)
 	if err != nil {
@@ -50,7 +50,7 @@ func (b *bench) ingest(ctx context.Context) error {
 
 // single measures batches of one event.
 func (b *bench) single(ctx context.Context) error {
-	events := b.size(128_000, 3_200)
+	events := b.size(64_000, 3_200)
 	plans := b.plans(ingestEndpoints, events, 1)
 	base, err := b.publishBaseline(ctx, plans[0], b.size(20_000, 1_000))
 	if err != nil {

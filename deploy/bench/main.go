@@ -28,6 +28,9 @@ var sections = []struct {
 	{"ingest", (*bench).ingest},
 	{"single", (*bench).single},
 	{"latency", (*bench).latency},
+	{"query", (*bench).query},
+	{"fleet", (*bench).fleet},
+	{"idle", (*bench).idle},
 }
 
 // bench is a run.
@@ -36,6 +39,7 @@ type bench struct {
 	// dir is where everything is kept that the run writes.
 	dir, binary string
 	short       bool
+	scale       float64
 	mix         *mix
 	rules       string
 	rulesName   string
@@ -61,8 +65,10 @@ func run(ctx context.Context, args []string) (err error) {
 	}
 	which := fs.String("run", strings.Join(names, ","), "sections to run, comma-separated")
 	short := fs.Bool("short", false, "run everything small, to see that it runs")
+	scale := fs.Float64("scale", 1, "how much of the full size to run")
 	root := fs.String("root", ".", "root of the source, where standalone is built")
 	into := fs.String("write", "", "file to write the figures to, as a page of documentation")
+	plainly := fs.Bool(serveFlag, false, "be the plain server that the fleet is compared with")
 	b := &bench{out: os.Stdout}
 	fs.StringVar(&b.profile, "profile", "", "folder for profiles of the manager under load, recorded by perf")
 	fs.StringVar(&b.binary, "standalone", "", "program to measure; built from the source when not given")
@@ -71,7 +77,10 @@ func run(ctx context.Context, args []string) (err error) {
 	} else if err != nil {
 		return err
 	}
-	b.short = *short
+	if *plainly {
+		return servePlainly()
+	}
+	b.short, b.scale = *short, *scale
 	for name := range strings.SplitSeq(*which, ",") {
 		if !slices.Contains(names, name) {
 			return fmt.Errorf("no section %q; there are %s", name, strings.Join(names, ", "))
@@ -135,12 +144,13 @@ func (b *bench) add(f figure) {
 	f.print(b.out)
 }
 
-// size chooses between the full and the short size of something.
+// size chooses between the full size of something, scaled, and the short one,
+// which is the least.
 func (b *bench) size(full, short int) int {
 	if b.short {
 		return short
 	}
-	return full
+	return max(short, int(b.scale*float64(full))/short*short)
 }
 
 // start starts a manager on a folder of its own.

@@ -155,6 +155,10 @@ func (m *manager) kill() {
 
 // until repeats a check until it passes.
 func until(ctx context.Context, what string, check func() error) error {
+	return untilEvery(ctx, 10*time.Millisecond, what, check)
+}
+
+func untilEvery(ctx context.Context, pause time.Duration, what string, check func() error) error {
 	end := time.Now().Add(patience)
 	for {
 		err := check()
@@ -167,7 +171,7 @@ func until(ctx context.Context, what string, check func() error) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(10 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
 }
@@ -234,7 +238,7 @@ func (m *manager) metric(name string) (float64, error) {
 
 // await waits until a metric has reached a value.
 func (m *manager) await(ctx context.Context, name string, want float64) error {
-	return until(ctx, name, func() error {
+	return untilEvery(ctx, 50*time.Millisecond, name, func() error {
 		got, err := m.metric(name)
 		if err == nil && got < want {
 			err = fmt.Errorf("%v of %v", got, want)

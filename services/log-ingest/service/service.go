@@ -29,7 +29,7 @@ const (
 	gcInterval   = 5 * time.Minute
 	// pace is how long lines may wait to share a chunk and a transaction with
 	// those that follow, when one has just been written.
-	pace = 250 * time.Millisecond
+	pace = time.Second
 	// sweepInterval is how often what has expired is deleted.
 	sweepInterval = time.Hour
 )

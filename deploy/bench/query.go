@@ -43,6 +43,7 @@ func (b *bench) query(ctx context.Context) error {
 	if err == nil {
 		_, err = m.load(ctx, endpoints, bodies)
 	}
+	stop := b.profileOf(m, "query")
 	for i, n := range []int{many, few} {
 		if err == nil {
 			err = b.hour(ctx, m, endpoints[i], n, end.Add(-12*time.Hour), whole)
@@ -51,6 +52,7 @@ func (b *bench) query(ctx context.Context) error {
 	if err == nil {
 		err = b.wholeDay(ctx, m, endpoints[0], end, whole, bodies[0])
 	}
+	stop()
 	if err := errors.Join(err, m.stop()); err != nil {
 		return err
 	}

@@ -23,6 +23,9 @@ const (
 	// apart, before the answer is given up.
 	logAttempts = 3
 	logPause    = 300 * time.Millisecond
+	// firstPage is how many events the first page of an unbounded query
+	// holds: few, for it is what the client waits for.
+	firstPage = 256
 )
 
 func (s *Service) logRoutes() []route {
@@ -118,6 +121,9 @@ func (s *Service) queryLogs(ctx context.Context, q *call, alerts bool) (result, 
 		return result{data: []struct{}{}}, nil
 	}
 	req := message.LogsRequest{Endpoint: q.uuid(), Alerts: alerts, Start: within.start, Stop: within.stop, Skip: skip, Limit: max(limit, 0)}
+	if limit < 0 {
+		req.Limit = firstPage
+	}
 	on := subject.Logs(subject.PartitionOf(req.Endpoint), message.LogsQuery)
 	return result{list: array(func(ctx context.Context) ([]byte, bool, error) {
 		lines, next, err := s.logPage(ctx, on, req)
@@ -131,6 +137,8 @@ func (s *Service) queryLogs(ctx context.Context, q *call, alerts bool) (result, 
 			if req.Limit < 0 {
 				return nil, false, fault.New(fault.Internal, "more events than were asked for")
 			}
+		} else {
+			req.Limit = 0
 		}
 		// What an endpoint sent is stored as it is; an answer in JSON is UTF-8
 		// (RFC 8259), so bytes that are none are shown as U+FFFD.

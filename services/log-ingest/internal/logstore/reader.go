@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -210,6 +211,9 @@ func detections(ctx context.Context, txn *badger.Txn, endpoint string, items []i
 	})
 }
 
+// bodies are buffers for bodies of chunks that a reader has in hand.
+var bodies = sync.Pool{New: func() any { return new([]byte) }}
+
 // lines returns the lines of items. It opens one body at a time.
 func lines(ctx context.Context, txn *badger.Txn, endpoint string, items []item) ([]byte, error) {
 	type piece struct {
@@ -240,7 +244,14 @@ func lines(ctx context.Context, txn *badger.Txn, endpoint string, items []item) 
 		return int(a.sub) - int(b.sub)
 	})
 	out := make([]byte, size)
-	var body []byte
+	buf := bodies.Get().(*[]byte)
+	body := *buf
+	defer func() {
+		if cap(body) <= 2*maxChunkBytes { // not that of a single long line
+			*buf = body
+		}
+		bodies.Put(buf)
+	}()
 	for i := range pieces {
 		p := &pieces[i]
 		if i == 0 || !sameBody(p.item, pieces[i-1].item) {

@@ -1,6 +1,6 @@
 # One verb per intention; `make help` lists them.
 SERVICES := api-gateway command-dispatch endpoint-registry log-ingest report-scorer rule-engine siem-forwarder standalone
-MODULES  := pkg $(addprefix services/,$(SERVICES)) deploy/demo deploy/e2e deploy/nats deploy/siem-example
+MODULES  := pkg $(addprefix services/,$(SERVICES)) deploy/demo deploy/e2e deploy/bench deploy/nats deploy/siem-example
 PACKAGES := $(patsubst %,./%/...,$(MODULES))
 UNIT     := $(patsubst %,./%/...,$(filter-out deploy/e2e,$(MODULES)))
 
@@ -84,12 +84,19 @@ fuzz: ## fuzz every parser of outside bytes, each for FUZZTIME (default 10s; 200
 	    echo "== $$dir $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$dir; done; done
 
 .PHONY: bench
-bench: ## run the benchmarks, each beside a baseline measured in the same run
+bench: ## measure a whole manager under load against its goals (under 15 minutes); writes docs/performance.md
+	@test ! -d "$(NIGHTJAR_TESTDATA)/data/events" || export NIGHTJAR_TESTDATA="$(abspath $(NIGHTJAR_TESTDATA))"; \
+	  test -d "$(NIGHTJAR_TESTDATA)/data/events" || unset NIGHTJAR_TESTDATA; \
+	  go run ./deploy/bench -write docs/performance.md
+
+.PHONY: bench-micro
+bench-micro: ## run the benchmarks of single parts
 	go test -run '^$$' -bench . -benchtime $(BENCHTIME) -timeout 30m $(UNIT)
 
 .PHONY: bench-short
-bench-short: ## run every benchmark a few times, to see that it runs
+bench-short: ## run every benchmark small, to see that it runs
 	go test -run '^$$' -bench . -benchtime 3x -timeout 10m $(UNIT)
+	go run ./deploy/bench -short
 
 .PHONY: lint
 lint: ## check formatting, vet, staticcheck and doc comments

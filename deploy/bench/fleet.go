@@ -244,7 +244,9 @@ func (b *bench) idle(ctx context.Context) error {
 	var w *watched
 	endpoints, err := m.enrol(ctx, 10)
 	if err == nil {
+		stop := b.profileOf(m, "idle")
 		w, err = b.watch(ctx, m, endpoints, length)
+		stop()
 	}
 	if err := errors.Join(err, m.stop(), os.RemoveAll(m.dir)); err != nil {
 		return err

@@ -46,6 +46,7 @@ type bench struct {
 	figures     []figure
 	notes       []string
 	profile     string
+	loadAverage string
 }
 
 func main() {
@@ -69,7 +70,7 @@ func run(ctx context.Context, args []string) (err error) {
 	root := fs.String("root", ".", "root of the source, where standalone is built")
 	into := fs.String("write", "", "file to write the figures to, as a page of documentation")
 	plainly := fs.Bool(serveFlag, false, "be the plain server that the fleet is compared with")
-	b := &bench{out: os.Stdout}
+	b := &bench{out: os.Stdout, loadAverage: loadAverage()}
 	fs.StringVar(&b.profile, "profile", "", "folder for profiles of the manager under load, recorded by perf")
 	fs.StringVar(&b.binary, "standalone", "", "program to measure; built from the source when not given")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {

@@ -42,10 +42,14 @@ func (g *Guard) Measure() error {
 const fastest = 200 << 20
 
 // interval returns how long nobody needs to look: the less room there is, the
-// shorter. A full store is looked at every second, to see that it is not.
+// shorter. A full store is looked at every second, to see that it is not; one
+// without a bound is only watched.
 func (g *Guard) interval() time.Duration {
 	room := g.stop - g.used.Load()
-	if g.limit <= 0 || room <= 0 {
+	switch {
+	case g.limit <= 0:
+		return 10 * time.Second
+	case room <= 0:
 		return time.Second
 	}
 	return min(5*time.Second, max(50*time.Millisecond, time.Duration(float64(room)/fastest*float64(time.Second))))

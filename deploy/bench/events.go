@@ -250,8 +250,8 @@ func (m *mix) bodies(plans []plan) [][]body {
 	return out
 }
 
-// generatedRules is how many rules are made beside the samples where there
-// are no recorded ones.
+// wantedRules is how many rules there are, generated beside the samples, where
+// there are no recorded ones.
 const wantedRules = 109
 
 // writeRules writes the rules of a manager into dir and returns what they are.

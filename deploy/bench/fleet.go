@@ -32,6 +32,7 @@ type watched struct {
 	resident      int64
 	peak          int64
 	requests      int
+	refused       int // with 503
 	polls, bodies []time.Duration
 	late          time.Duration
 }
@@ -111,6 +112,7 @@ func (w *watched) work(ctx context.Context, agents []*agent, bodies [][]body, be
 			mu.Lock()
 			defer mu.Unlock()
 			w.requests += own.requests
+			w.refused += own.refused
 			w.polls, w.bodies = append(w.polls, own.polls...), append(w.bodies, own.bodies...)
 			w.late = max(w.late, own.late)
 			return nil
@@ -137,8 +139,14 @@ func (w *watched) round(a *agent, bodies []body, round int) error {
 		return nil
 	}
 	sent := time.Now()
-	if err := a.post(bodies[round/int(logsEvery/pollEvery)]); err != nil {
+	code, err := a.request(http.MethodPost, "/logs", bodies[round/int(logsEvery/pollEvery)].packed)
+	switch {
+	case err != nil:
 		return err
+	case code == http.StatusServiceUnavailable: // an agent keeps the events
+		w.refused++
+	case code != http.StatusOK:
+		return fmt.Errorf("POST /logs: status %d", code)
 	}
 	w.requests++
 	w.bodies = append(w.bodies, time.Since(sent))
@@ -166,7 +174,7 @@ func (b *bench) fleet(ctx context.Context) error {
 	if err := errors.Join(err, m.stop(), os.RemoveAll(m.dir)); err != nil {
 		return err
 	}
-	b.say("fleet: %d requests in %s, begun up to %s late; polls p50 %s ms, p99 %s ms; POST /logs p50 %s ms, p99 %s ms", w.requests, length, w.late.Round(time.Millisecond),
+	b.say("fleet: %d requests in %s, %d of them refused, begun up to %s late; polls p50 %s ms, p99 %s ms; POST /logs p50 %s ms, p99 %s ms", w.requests, length, w.refused, w.late.Round(time.Millisecond),
 		short(percentile(w.polls, 0.5)), short(percentile(w.polls, 0.99)), short(percentile(w.bodies, 0.5)), short(percentile(w.bodies, 0.99)))
 	name := short(float64(agents)) + " agents: "
 	b.add(figure{section: "fleet", name: name + "cores used", value: w.cores, bound: atMost, goal: 1, baseline: base.cores, against: "a plain net/http server"})

@@ -16,7 +16,7 @@ const (
 	// atomicMin is the number of messages from which on an atomic batch costs
 	// less than as many single messages: for each batch the server makes and
 	// removes a store of its own, for each single message it syncs once.
-	atomicMin = 16
+	atomicMin = 20
 	// maxTogether and maxTogetherBytes bound what is published at once. The
 	// server takes up to 1000 messages in a batch.
 	maxTogether      = 512
@@ -24,9 +24,11 @@ const (
 	// maxBatched is the largest message that is worth a place in a batch, in
 	// which it is written twice.
 	maxBatched = 64 << 10
-	// gatherTime bounds the wait for the messages of those who were just
-	// answered.
-	gatherTime = time.Millisecond
+	// The wait for the messages of those who were just answered is at most
+	// this part of the time that their own messages took, and at most
+	// gatherTime.
+	gatherPart = 4
+	gatherTime = 10 * time.Millisecond
 	// atomicPause is how long no atomic batch is tried after one was refused.
 	atomicPause = time.Second
 )
@@ -103,28 +105,29 @@ func (p *Publisher) PublishMsgAsync(m *nats.Msg) (jetstream.PubAckFuture, error)
 
 // run publishes until nothing is left.
 func (p *Publisher) run() {
-	last := 0
+	last, took := 0, time.Duration(0)
 	for {
-		p.gather(last)
+		p.gather(last, min(took/gatherPart, gatherTime))
 		group := p.take()
 		if len(group) == 0 {
 			return
 		}
+		began := time.Now()
 		p.publish(group)
-		last = len(group)
+		last, took = len(group), time.Since(began)
 	}
 }
 
 // gather waits a moment for more messages when so many are on their way that
 // an atomic batch can be filled: the senders of the last group have just been
 // answered and are about to send the next.
-func (p *Publisher) gather(last int) {
+func (p *Publisher) gather(last int, patience time.Duration) {
 	queued := p.queued()
 	want := min(last+queued, maxTogether)
 	if want < atomicMin || queued >= want {
 		return
 	}
-	limit := time.NewTimer(gatherTime)
+	limit := time.NewTimer(patience)
 	defer limit.Stop()
 	for p.queued() < want {
 		select {

@@ -17,37 +17,43 @@ const (
 	// less than as many single messages: for each batch the server makes and
 	// removes a store of its own, for each single message it syncs once.
 	atomicMin = 20
-	// maxTogether and maxTogetherBytes bound what is published at once. The
-	// server takes up to 1000 messages in a batch.
+	// maxTogether and maxTogetherBytes bound a batch. The server takes up to
+	// 1000 messages in one.
 	maxTogether      = 512
 	maxTogetherBytes = 4 << 20
 	// maxBatched is the largest message that is worth a place in a batch, in
 	// which it is written twice.
 	maxBatched = 64 << 10
-	// The wait for the messages of those who were just answered is at most
-	// this part of the time that their own messages took, and at most
-	// gatherTime.
-	gatherPart = 4
-	gatherTime = 10 * time.Millisecond
+	// maxSingles is how many messages are on their way one by one: enough to
+	// keep the server busy while answers travel. What waits behind can share a
+	// batch.
+	maxSingles = 4
+	// After a batch the publisher waits for the next messages of those who were
+	// just answered, at most this part of the time that the batch took, and at
+	// most holdTime.
+	holdPart = 4
+	holdTime = 10 * time.Millisecond
 	// atomicPause is how long no atomic batch is tried after one was refused.
 	atomicPause = time.Second
 )
 
 // Publisher publishes messages to one stream and shares writes to stable storage
-// among them: what comes while others are on their way goes together, as one
-// atomic batch where there is enough of it. A message is acknowledged when it
-// is on stable storage, as with the client's own publishing, and messages
-// stand in the stream in the order in which they were handed over.
+// among them: where many wait for their turn they go together, as one atomic
+// batch. A message is acknowledged when it is on stable storage, as with the
+// client's own publishing. The order of messages is not kept.
 type Publisher struct {
 	js      jetstream.JetStream
 	timeout time.Duration
 
-	mu      sync.Mutex
-	queue   []*publication
-	arrived chan struct{} // told of a message while the queue is gathered
-	running bool
-
-	// The rest belongs to the goroutine that publishes.
+	mu    sync.Mutex
+	queue []*publication
+	// singles is how many messages are on their way one by one, batching whether
+	// a batch is.
+	singles  int
+	batching bool
+	// Nothing is sent before holdUntil unless so many wait as holdFor says.
+	holdUntil      time.Time
+	holdFor        int
 	noAtomicBefore time.Time
 }
 
@@ -56,6 +62,10 @@ type publication struct {
 	msg *nats.Msg
 	ok  chan *jetstream.PubAck
 	err chan error
+	// until is when it is too late to send the message.
+	until time.Time
+	// alone keeps the message out of batches.
+	alone bool
 }
 
 // Ok is given the acknowledgement.
@@ -67,15 +77,15 @@ func (p *publication) Err() <-chan error { return p.err }
 // Msg returns the message.
 func (p *publication) Msg() *nats.Msg { return p.msg }
 
-// NewPublisher returns a publisher for a connection. An acknowledgement that
-// does not come within timeout is an error of its message, which may be stored
-// all the same.
+// NewPublisher returns a publisher for a connection. A message that waits for
+// timeout without being sent, or whose acknowledgement does not come within
+// timeout, fails; in the second case it may be stored all the same.
 func NewPublisher(b *Bus, timeout time.Duration) (*Publisher, error) {
 	js, err := jetstream.New(b.NC, jetstream.WithPublishAsyncTimeout(timeout), jetstream.WithPublishAsyncMaxPending(2*maxTogether))
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	return &Publisher{js: js, timeout: timeout, arrived: make(chan struct{}, 1)}, nil
+	return &Publisher{js: js, timeout: timeout}, nil
 }
 
 // PublishMsgAsync hands a message over, which must not be changed before its
@@ -88,123 +98,113 @@ func (p *Publisher) PublishMsgAsync(m *nats.Msg) (jetstream.PubAckFuture, error)
 	if m.Header == nil {
 		m.Header = nats.Header{}
 	}
-	pub := &publication{msg: m, ok: make(chan *jetstream.PubAck, 1), err: make(chan error, 1)}
+	pub := &publication{
+		msg: m, ok: make(chan *jetstream.PubAck, 1), err: make(chan error, 1),
+		until: time.Now().Add(p.timeout), alone: len(m.Data) > maxBatched,
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.queue = append(p.queue, pub)
-	if !p.running {
-		p.running = true
-		go p.run()
-	}
-	select {
-	case p.arrived <- struct{}{}:
-	default:
-	}
+	p.send()
 	return pub, nil
 }
 
-// run publishes until nothing is left.
-func (p *Publisher) run() {
-	last, took := 0, time.Duration(0)
-	for {
-		p.gather(last, min(took/gatherPart, gatherTime))
-		group := p.take()
-		if len(group) == 0 {
+// send sends as much of the queue as may be on its way. While a batch is, the
+// server works on nothing else, and what comes meanwhile can be the next one.
+// p.mu is held.
+func (p *Publisher) send() {
+	now := time.Now()
+	for len(p.queue) > 0 {
+		if p.batching || now.Before(p.holdUntil) && len(p.queue) < p.holdFor {
 			return
 		}
-		began := time.Now()
-		p.publish(group)
-		last, took = len(group), time.Since(began)
-	}
-}
-
-// gather waits a moment for more messages when so many are on their way that
-// an atomic batch can be filled: the senders of the last group have just been
-// answered and are about to send the next.
-func (p *Publisher) gather(last int, patience time.Duration) {
-	queued := p.queued()
-	want := min(last+queued, maxTogether)
-	if want < atomicMin || queued >= want {
-		return
-	}
-	limit := time.NewTimer(patience)
-	defer limit.Stop()
-	for p.queued() < want {
-		select {
-		case <-p.arrived:
-		case <-limit.C:
+		n := 0
+		if !now.Before(p.noAtomicBefore) {
+			n = p.together()
+		}
+		switch {
+		case now.After(p.queue[0].until):
+			p.queue[0].err <- fmt.Errorf("not sent: %w", nats.ErrTimeout)
+			p.queue = p.queue[1:]
+		case n >= atomicMin:
+			p.batching = true
+			go p.batch(p.queue[:n:n])
+			p.queue = p.queue[n:]
+		case p.singles < maxSingles:
+			p.single(p.queue[0])
+			p.queue = p.queue[1:]
+		default:
 			return
 		}
 	}
+	p.queue = nil
 }
 
-func (p *Publisher) queued() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.queue)
-}
-
-// take removes the next group from the queue. No two messages of a group have
-// the same id, for which an atomic batch would be refused.
-func (p *Publisher) take() []*publication {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n, size := 0, 0
+// together returns how many messages at the head of the queue can be one
+// batch. No two of them have the same id, for which it would be refused.
+func (p *Publisher) together() int {
+	if len(p.queue) < atomicMin {
+		return 0
+	}
 	ids := make(map[string]struct{}, min(len(p.queue), maxTogether))
-	for ; n < min(len(p.queue), maxTogether); n++ {
-		m := p.queue[n].msg
-		id := m.Header.Get(nats.MsgIdHdr)
+	size := 0
+	for n, pub := range p.queue[:min(len(p.queue), maxTogether)] {
+		id := pub.msg.Header.Get(nats.MsgIdHdr)
 		_, twice := ids[id]
-		if size += len(m.Data); n > 0 && (size > maxTogetherBytes || twice && id != "") {
-			break
+		if size += len(pub.msg.Data); pub.alone || size > maxTogetherBytes || twice && id != "" {
+			return n
 		}
 		ids[id] = struct{}{}
 	}
-	if n == 0 {
-		p.queue, p.running = nil, false
-		return nil
-	}
-	group := p.queue[:n:n]
-	p.queue = p.queue[n:]
-	return group
+	return min(len(p.queue), maxTogether)
 }
 
-// publish publishes a group and returns when the outcome of each message is
-// known.
-func (p *Publisher) publish(group []*publication) {
-	if len(group) >= atomicMin && !time.Now().Before(p.noAtomicBefore) && allSmall(group) {
-		if p.atomic(group) {
-			return
-		}
-		p.noAtomicBefore = time.Now().Add(atomicPause)
+// single publishes one message. p.mu is held.
+func (p *Publisher) single(pub *publication) {
+	f, err := p.js.PublishMsgAsync(pub.msg)
+	if err != nil {
+		pub.err <- err
+		return
 	}
-	futures := make([]jetstream.PubAckFuture, len(group))
-	for i, pub := range group {
-		var err error
-		if futures[i], err = p.js.PublishMsgAsync(pub.msg); err != nil {
-			pub.err <- err
-		}
-	}
-	for i, f := range futures {
-		if f == nil {
-			continue
-		}
+	p.singles++
+	go func() {
 		select {
 		case ack := <-f.Ok():
-			group[i].ok <- ack
+			pub.ok <- ack
 		case err := <-f.Err():
-			group[i].err <- err
+			pub.err <- err
 		}
-	}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.singles--
+		p.send()
+	}()
 }
 
-func allSmall(group []*publication) bool {
-	for _, pub := range group {
-		if len(pub.msg.Data) > maxBatched {
-			return false
+// batch publishes a group as one batch. When that is refused, its messages are
+// to go alone.
+func (p *Publisher) batch(group []*publication) {
+	began := time.Now()
+	stored := p.atomic(group)
+	hold := min(time.Since(began)/holdPart, holdTime)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.batching = false
+	if stored {
+		p.holdFor, p.holdUntil = min(len(group)+len(p.queue), maxTogether), time.Now().Add(hold)
+		time.AfterFunc(hold, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.send()
+		})
+	} else {
+		for _, pub := range group {
+			pub.alone = true
 		}
+		p.noAtomicBefore = time.Now().Add(atomicPause)
+		p.queue = append(group, p.queue...)
 	}
-	return true
+	p.send()
 }
 
 // atomic publishes a group as one batch, stored as a whole or not at all. It

@@ -64,8 +64,8 @@ func handOver(t testing.TB, p *bus.Publisher, msgs []*nats.Msg) []jetstream.PubA
 	return out
 }
 
-// Each message's acknowledgement names the place where that message stands,
-// in the order in which they were handed over, and many of them go together.
+// Each message's acknowledgement names the place where that message stands, and
+// many of them go together.
 func TestPublisherAcknowledgesEachMessage(t *testing.T) {
 	b, p := publisherRig(t, jetstream.StreamConfig{AllowAtomicPublish: true})
 	const n = 2000
@@ -78,14 +78,16 @@ func TestPublisherAcknowledgesEachMessage(t *testing.T) {
 		t.Fatal(err)
 	}
 	together := 0
+	places := map[uint64]bool{}
 	for i, f := range handOver(t, p, msgs) {
 		ack, err := outcome(t, f)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if ack.Sequence != uint64(i+1) || ack.Duplicate {
+		if places[ack.Sequence] || ack.Duplicate {
 			t.Fatalf("message %d: %+v", i, ack)
 		}
+		places[ack.Sequence] = true
 		m, err := s.GetMsg(t.Context(), ack.Sequence)
 		if err != nil || string(m.Data) != strconv.Itoa(i) {
 			t.Fatalf("message %d stands not at %d: %v", i, ack.Sequence, err)
@@ -114,18 +116,25 @@ func TestPublisherToldOfDuplicates(t *testing.T) {
 	msgs[40] = numbered(40, "known")
 	msgs[80] = numbered(79, "id-79")
 	seqs := map[uint64]int{}
+	var twins []bool
 	for i, f := range handOver(t, p, msgs) {
 		ack, err := outcome(t, f)
 		if err != nil {
 			t.Fatalf("message %d: %v", i, err)
 		}
-		if want := i == 40 || i == 80; ack.Duplicate != want {
+		switch {
+		case i == 79 || i == 80:
+			twins = append(twins, ack.Duplicate)
+		case ack.Duplicate != (i == 40):
 			t.Errorf("message %d: %+v", i, ack)
 		}
 		if i == 40 && ack.Sequence != first.Sequence {
 			t.Errorf("the duplicate stands at %d, not %d", ack.Sequence, first.Sequence)
 		}
 		seqs[ack.Sequence]++
+	}
+	if twins[0] == twins[1] {
+		t.Errorf("of two messages with one id, told to be a duplicate: %v", twins)
 	}
 	if len(seqs) != 99 {
 		t.Errorf("%d places for 99 messages", len(seqs))
@@ -140,10 +149,13 @@ func TestPublisherWithoutBatches(t *testing.T) {
 	for i := range msgs {
 		msgs[i] = numbered(i, "")
 	}
+	places := map[uint64]bool{}
 	for i, f := range handOver(t, p, msgs) {
-		if ack, err := outcome(t, f); err != nil || ack.Sequence != uint64(i+1) {
+		ack, err := outcome(t, f)
+		if err != nil || places[ack.Sequence] {
 			t.Fatalf("message %d: %+v, %v", i, ack, err)
 		}
+		places[ack.Sequence] = true
 	}
 	s, err := b.JS.Stream(t.Context(), "S")
 	if err != nil {
@@ -182,6 +194,28 @@ func TestPublisherToAFullStream(t *testing.T) {
 	}
 	if n := int(s.CachedInfo().State.Msgs); n != stored || stored != 50 || refused != 50 {
 		t.Errorf("%d told to be stored, %d refused, %d in the stream", stored, refused, n)
+	}
+}
+
+// While the server is away messages fail in time, also those that were never
+// sent.
+func TestPublisherWithoutServer(t *testing.T) {
+	srv := natstest.Start(t)
+	b := srv.Bus(t, "test")
+	p, err := bus.NewPublisher(b, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.NATS.Shutdown()
+	srv.NATS.WaitForShutdown()
+	msgs := make([]*nats.Msg, 100)
+	for i := range msgs {
+		msgs[i] = numbered(i, "same") // no two can be in one batch
+	}
+	for i, f := range handOver(t, p, msgs) {
+		if ack, err := outcome(t, f); err == nil {
+			t.Fatalf("message %d: %+v", i, ack)
+		}
 	}
 }
 

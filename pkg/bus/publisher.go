@@ -23,7 +23,7 @@ const (
 	maxTogetherBytes = 4 << 20
 	// maxBatched is the largest message that is worth a place in a batch, in
 	// which it is written twice.
-	maxBatched = 64 << 10
+	maxBatched = 8 << 10
 	// maxSingles is how many messages are on their way one by one: enough to
 	// keep the server busy while answers travel. What waits behind can share a
 	// batch.

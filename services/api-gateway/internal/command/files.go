@@ -36,9 +36,11 @@ func NewUploads(store jetstream.ObjectStore, endpoint string) *Uploads {
 	return &Uploads{store: store, endpoint: endpoint}
 }
 
-// Put stores what r gives, all of it, on stable storage.
+// Put stores what r gives, all of it, on stable storage. It ends with r: a
+// client that has gone ends its request's ctx, too, but what came of its file has
+// to be taken back all the same.
 func (u *Uploads) Put(ctx context.Context, r io.Reader) (*message.CommandBlob, error) {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	var random [16]byte
 	_, _ = rand.Read(random[:]) // never fails

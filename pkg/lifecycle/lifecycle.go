@@ -102,9 +102,10 @@ const maxReplicas = 5
 // ErrUsage marks an error as one of flags or configuration.
 var ErrUsage = errors.New("usage")
 
-// Main runs a service as a program of its own and returns its exit code.
+// Main runs a service as a program of its own and returns its exit code. With
+// HealthCommand as the first argument it asks the running one how it is.
 func (p Program) Main(args []string, stderr *os.File) int {
-	fs := config.NewFlagSet(p.Name, p.Intro, stderr)
+	fs := config.NewFlagSet(p.Name, p.Intro+"\n\n"+HealthHelp(p.Name), stderr)
 	url := fs.String("nats-url", "nats://127.0.0.1:4222", "address of the NATS servers, comma-separated")
 	nkey := fs.String("nats-nkey", "", "file with the NKey seed of this service")
 	ca := fs.String("nats-ca", "", "PEM file with the certificate authority of the NATS servers")
@@ -122,6 +123,7 @@ func (p Program) Main(args []string, stderr *os.File) int {
 	fs.Var(&sync, "sync", "always: every commit waits for stable storage; or an interval such as 10s")
 	logger := AddLogFlags(fs)
 	build := p.Flags(fs)
+	health, args := IsHealth(args)
 	fail := func(code int, err error) int {
 		fmt.Fprintf(stderr, "%s: %v\n", p.Name, err)
 		return code
@@ -130,6 +132,9 @@ func (p Program) Main(args []string, stderr *os.File) int {
 		return ExitOK
 	} else if err != nil {
 		return fail(ExitUsage, err)
+	}
+	if health {
+		return Health(p.Name, *opsAddr, stderr)
 	}
 	log, err := logger(stderr)
 	if err != nil {

@@ -44,7 +44,8 @@ func run(args []string) int {
 			return runRestore(ctx, args[1:])
 		}
 	}
-	fs := config.NewFlagSet("standalone", intro, os.Stdout)
+	health, args := lifecycle.IsHealth(args)
+	fs := config.NewFlagSet("standalone", intro+"\n\n"+lifecycle.HealthHelp("standalone"), os.Stdout)
 	cfg := manager.AddFlags(fs)
 	logger := lifecycle.AddLogFlags(fs)
 	fail := func(code int, err error) int {
@@ -55,6 +56,9 @@ func run(args []string) int {
 		return lifecycle.ExitOK
 	} else if err != nil {
 		return fail(lifecycle.ExitUsage, err)
+	}
+	if health {
+		return lifecycle.Health("standalone", cfg.OpsAddr, os.Stderr)
 	}
 	var err error
 	if cfg.Log, err = logger(os.Stderr); err != nil {

@@ -20,12 +20,12 @@ import (
 	ruleengine "github.com/nightjar-edr/nightjar/services/rule-engine/service"
 
 	"github.com/nightjar-edr/nightjar/pkg/bus"
+	"github.com/nightjar-edr/nightjar/pkg/certs"
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/ops"
-	"github.com/nightjar-edr/nightjar/services/standalone/internal/certs"
 	"github.com/nightjar-edr/nightjar/services/standalone/internal/diskuse"
 	"github.com/nightjar-edr/nightjar/services/standalone/internal/natsd"
 	"github.com/nightjar-edr/nightjar/services/standalone/internal/whids"

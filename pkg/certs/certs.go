@@ -86,18 +86,44 @@ func serve(pair tls.Certificate, caFile string) (*Served, error) {
 	}, nil
 }
 
+// Files that auto and Make write to their folder.
+const (
+	CAFile   = "ca.pem"
+	CertFile = "server.pem"
+	KeyFile  = "server.key"
+
+	caKeyFile = "ca.key"
+)
+
+// Make makes a certificate authority in a folder, unless it is there, and a
+// server certificate for hosts, unless there is one that holds for them and
+// for at least a third of its life. With peers the certificate is also good
+// for the servers to prove themselves to each other as clients.
+func Make(dir string, hosts []string, peers bool) error {
+	usage := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	if peers {
+		usage = append(usage, x509.ExtKeyUsageClientAuth)
+	}
+	_, err := ensure(dir, hosts, usage)
+	return err
+}
+
 func auto(dir string, hosts []string) (*Served, error) {
+	return ensure(dir, hosts, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth})
+}
+
+func ensure(dir string, hosts []string, usage []x509.ExtKeyUsage) (*Served, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("tls: %w", err)
 	}
-	caFile, certFile, keyFile := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "server.pem"), filepath.Join(dir, "server.key")
-	ca, caKey, err := authority(caFile, filepath.Join(dir, "ca.key"))
+	caFile, certFile, keyFile := filepath.Join(dir, CAFile), filepath.Join(dir, CertFile), filepath.Join(dir, KeyFile)
+	ca, caKey, err := authority(caFile, filepath.Join(dir, caKeyFile))
 	if err != nil {
 		return nil, err
 	}
 	if pair, err := loadPair(certFile, keyFile); err == nil {
 		leaf, err := x509.ParseCertificate(pair.Certificate[0])
-		if err == nil && time.Until(leaf.NotAfter) > serverLife/3 && covers(leaf, hosts) && leaf.CheckSignatureFrom(ca) == nil {
+		if err == nil && time.Until(leaf.NotAfter) > serverLife/3 && covers(leaf, hosts) && allows(leaf, usage) && leaf.CheckSignatureFrom(ca) == nil {
 			return serve(pair, caFile)
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -113,7 +139,7 @@ func auto(dir string, hosts []string) (*Served, error) {
 		return nil, err
 	}
 	template.KeyUsage = x509.KeyUsageDigitalSignature
-	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	template.ExtKeyUsage = usage
 	for _, h := range hosts {
 		if ip := net.ParseIP(h); ip != nil {
 			template.IPAddresses = append(template.IPAddresses, ip)
@@ -136,7 +162,13 @@ func auto(dir string, hosts []string) (*Served, error) {
 }
 
 func covers(leaf *x509.Certificate, hosts []string) bool {
-	return !slices.ContainsFunc(hosts, func(h string) bool { return leaf.VerifyHostname(h) != nil })
+	return !slices.ContainsFunc(hosts, func(h string) bool {
+		return leaf.VerifyHostname(h) != nil && !slices.Contains(leaf.DNSNames, h) // a wildcard is no host to verify
+	})
+}
+
+func allows(leaf *x509.Certificate, usage []x509.ExtKeyUsage) bool {
+	return !slices.ContainsFunc(usage, func(u x509.ExtKeyUsage) bool { return !slices.Contains(leaf.ExtKeyUsage, u) })
 }
 
 func authority(certFile, keyFile string) (*x509.Certificate, *ecdsa.PrivateKey, error) {

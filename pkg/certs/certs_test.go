@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nightjar-edr/nightjar/services/standalone/internal/certs"
+	"github.com/nightjar-edr/nightjar/pkg/certs"
 )
 
 var hosts = []string{"localhost", "127.0.0.1", "::1", "edr.example.org"}

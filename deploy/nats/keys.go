@@ -18,8 +18,8 @@ const keysFile = "keys.conf"
 // seedFile returns the file of a user's seed.
 func seedFile(dir, user string) string { return filepath.Join(dir, user+".nk") }
 
-// makeKeys makes the key of each user that has none, and writes the list of
-// public keys. A seed that is there is never written to.
+// makeKeys makes the key of each user that has none and those of the gateway's
+// APIs, and writes the list of public keys. A seed that is there is never written to.
 func makeKeys(dir string, users []string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("folder of the keys: %w", err)
@@ -28,6 +28,9 @@ func makeKeys(dir string, users []string) error {
 		if err := makeKey(seedFile(dir, user)); err != nil {
 			return fmt.Errorf("key of %s: %w", user, err)
 		}
+	}
+	if err := makeAPIKeys(dir); err != nil {
+		return err
 	}
 	list, err := publicKeys(dir, users)
 	if err != nil {

@@ -15,11 +15,15 @@ const usage = `nats prepares nats-server for Nightjar's services.
 
 Usage: nats COMMAND [flags]
 
+  all       keys, certs and config in one folder
   keys      make the keys of all users that have none yet, and the list of
-            public keys, keys.conf, that the server's configuration includes
+            public keys, keys.conf, that the server's configuration includes;
+            and the keys of operator admin and of the server, for the gateway
+  certs     make a certificate for the NATS servers and one for the gateways,
+            each with an authority of its own, where no other authority is
   config    write the server's configuration, nats-server.conf for one server
             and nats-cluster.conf for a cluster
-  secrets   print the keys as Kubernetes manifests
+  secrets   print the keys, and the certificates of certs, as Kubernetes manifests
 
 nats COMMAND --help explains the flags of a command.
 `
@@ -38,6 +42,18 @@ func run(args []string, stdout, stderr io.Writer) int {
 	siems := fs.String("siem", "siem", "names of SIEMs, comma-separated, as for the rule-engine")
 	var work func(users []string) error
 	switch name {
+	case "all", "certs":
+		dir := fs.String("dir", "keys", "`folder` of the keys; what is there and still good is kept")
+		namespace := fs.String("namespace", "nightjar", "Kubernetes `namespace` that the certificates are good for")
+		hosts := fs.String("host", "", "`names` and addresses of the gateways, comma-separated, beside those in Kubernetes and compose")
+		work = func(users []string) error {
+			if name == "all" {
+				if err := errors.Join(makeKeys(*dir, users), writeConfig(*dir, users)); err != nil {
+					return err
+				}
+			}
+			return makeCerts(*dir, *namespace, splitHosts(*hosts))
+		}
 	case "keys":
 		dir := fs.String("dir", "keys", "`folder` of the keys; a key that is there is kept")
 		work = func(users []string) error { return makeKeys(*dir, users) }

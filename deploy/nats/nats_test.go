@@ -157,11 +157,18 @@ func TestKeys(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
 	must(t, "keys", "--dir", dir)
 	first := files(t, dir)
-	if len(first) != len(access.Services)+2 {
+	if len(first) != len(access.Services)+2+len(apiKeys) {
 		t.Errorf("files %v", first)
 	}
 	seeds := map[string]bool{}
 	for name, text := range first {
+		if slices.Contains(apiKeys, name) {
+			if key, ok := strings.CutPrefix(text, fs.FileMode(0o600).String()+" "); !ok || len(key) < 32 || strings.TrimSpace(key) != key || seeds[key] {
+				t.Errorf("%s: %.12s", name, text)
+			}
+			seeds[text] = true
+			continue
+		}
 		if name == keysFile {
 			if strings.Contains(text, " SU") {
 				t.Errorf("%s holds a seed", name)
@@ -201,7 +208,7 @@ func TestSecrets(t *testing.T) {
 	must(t, "keys", "--dir", dir, "--siem", "SIEM_1")
 	have := files(t, dir)
 	docs := strings.Split(must(t, "secrets", "--dir", dir, "--siem", "SIEM_1", "--namespace", "0x1"), "---\n")
-	if len(docs) != len(access.Services)+3 || docs[0] != "" {
+	if len(docs) != len(access.Services)+4 || docs[0] != "" {
 		t.Fatalf("%d documents", len(docs))
 	}
 	for _, doc := range docs[1:] {
@@ -219,6 +226,11 @@ func TestSecrets(t *testing.T) {
 				t.Errorf("%s", doc)
 			}
 			continue
+		case "nightjar-admin":
+			if m.Kind != "Secret" || len(m.StringData) != len(apiKeys) || !strings.HasSuffix(have["admin-key"], " "+m.StringData["admin-key"]) || !strings.HasSuffix(have["server-key"], " "+m.StringData["server-key"]) {
+				t.Errorf("%s", doc)
+			}
+			continue
 		case "nightjar-nats-siem-1":
 			file = "SIEM_1.nk"
 		}
@@ -226,7 +238,7 @@ func TestSecrets(t *testing.T) {
 			t.Errorf("%s is not %s", doc, have[file])
 		}
 	}
-	for _, siems := range []string{"a_b,a-b", "keys", "a-", "A,a"} {
+	for _, siems := range []string{"a_b,a-b", "keys", "tls", "a-", "A,a"} {
 		must(t, "keys", "--dir", dir, "--siem", siems)
 		var out, errs bytes.Buffer
 		if code := run([]string{"secrets", "--dir", dir, "--siem", siems}, &out, &errs); code != lifecycle.ExitFailed || out.Len() > 0 || !strings.Contains(errs.String(), "nightjar-nats-") {

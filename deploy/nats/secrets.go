@@ -28,6 +28,11 @@ type metadata struct {
 	Labels    map[string]string `yaml:"labels"`
 }
 
+// partOf returns the metadata of what belongs to Nightjar in a namespace.
+func partOf(name, namespace string) metadata {
+	return metadata{Name: name, Namespace: namespace, Labels: map[string]string{"app.kubernetes.io/part-of": "nightjar"}}
+}
+
 // secretName is the name of the secret with a user's seed, made of what
 // Kubernetes allows.
 func secretName(user string) string {
@@ -35,17 +40,16 @@ func secretName(user string) string {
 }
 
 // printSecrets prints a Secret for each user with its seed, so that a pod is
-// given its own and no other, and a ConfigMap with the public keys for the
-// server.
+// given its own and no other, a ConfigMap with the public keys for the server,
+// and Secrets with the keys of the gateway's APIs and with the certificates.
 func printSecrets(w io.Writer, dir, namespace string, users []string) error {
 	list, err := publicKeys(dir, users)
 	if err != nil {
 		return err
 	}
-	labels := map[string]string{"app.kubernetes.io/part-of": "nightjar"}
 	manifests := []manifest{{APIVersion: "v1", Kind: "ConfigMap", Data: map[string]string{keysFile: string(list)},
-		Metadata: metadata{Name: "nightjar-nats-keys", Namespace: namespace, Labels: labels}}}
-	owner := map[string]string{"nightjar-nats-keys": "the public keys"}
+		Metadata: partOf("nightjar-nats-keys", namespace)}}
+	owner := map[string]string{"nightjar-nats-keys": "the public keys", "nightjar-nats-tls": "the certificate of the NATS servers"}
 	for _, user := range users {
 		name := secretName(user)
 		if other, taken := owner[name]; taken {
@@ -60,8 +64,17 @@ func printSecrets(w io.Writer, dir, namespace string, users []string) error {
 			return fmt.Errorf("key of %s: %w", user, err)
 		}
 		manifests = append(manifests, manifest{APIVersion: "v1", Kind: "Secret", Type: "Opaque", StringData: map[string]string{seedKey: string(seed)},
-			Metadata: metadata{Name: name, Namespace: namespace, Labels: labels}})
+			Metadata: partOf(name, namespace)})
 	}
+	api, err := apiKeySecret(dir, namespace)
+	if err != nil {
+		return err
+	}
+	certificates, err := certSecrets(dir, namespace)
+	if err != nil {
+		return err
+	}
+	manifests = append(append(manifests, api), certificates...)
 	for _, m := range manifests {
 		text, err := yaml.Marshal(m)
 		if err != nil {

@@ -77,6 +77,11 @@ chaos-short: ## the same for a minute or two: passes every failpoint, kills at s
 	$(CHAOS) -run '^TestChaos$$' -timeout 15m -args -chaos.time=20s -chaos.seed=$(CHAOS_SEED)
 	$(CHAOS) -run '^TestModel$$' -timeout 15m -args -rapid.checks=4 -rapid.steps=20 -rapid.seed=$(CHAOS_SEED)
 
+# A module of its own, outside of go.work: its doc.go says why.
+.PHONY: test-manifests
+test-manifests: ## hold what is shipped for Kubernetes, Docker and systemd to the programs, and run them as it says
+	cd deploy/manifests && GOWORK=off go test -timeout 15m ./...
+
 .PHONY: fuzz
 fuzz: ## fuzz every parser of outside bytes, each for FUZZTIME (default 10s; 2000x is a count)
 	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
@@ -98,7 +103,7 @@ bench-short: ## run every benchmark small, to see that it runs
 
 .PHONY: lint
 lint: ## check formatting, vet, staticcheck and doc comments
-	@unformatted=$$(gofmt -l $(MODULES)); test -z "$$unformatted" || { echo "gofmt has not been run on:"; echo "$$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l $(MODULES) deploy/manifests); test -z "$$unformatted" || { echo "gofmt has not been run on:"; echo "$$unformatted"; exit 1; }
 	go vet $(PACKAGES)
 	go vet -tags recorded ./services/rule-engine/... ./deploy/e2e/...
 	go vet -tags cluster ./deploy/e2e/...
@@ -110,7 +115,10 @@ lint: ## check formatting, vet, staticcheck and doc comments
 	go run $(STATICCHECK) -tags cluster ./deploy/e2e/...
 	go run $(STATICCHECK) -tags failpoint,chaos ./pkg/failpoint ./deploy/e2e/...
 	go run $(REVIVE) -config revive.toml -formatter friendly -set_exit_status $(PACKAGES)
+	cd deploy/manifests && export GOWORK=off && go vet ./... && go run $(STATICCHECK) ./... && \
+	  go run $(REVIVE) -config ../../revive.toml -formatter friendly -set_exit_status ./...
 
 .PHONY: tidy
 tidy: ## bring every go.mod up to date
 	@for m in $(MODULES); do echo "$$m"; (cd $$m && go mod tidy) || exit 1; done
+	cd deploy/manifests && GOWORK=off go mod tidy

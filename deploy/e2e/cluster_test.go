@@ -216,7 +216,8 @@ func (c *cluster) walkQuestion(t *testing.T) {
 		if len(list) != 1500 {
 			t.Fatalf("%d events", len(list))
 		}
-		if string(list[0]) != string(lines[110]) || string(list[1499]) != string(lines[1609]) {
+		// A rule of another walk may have marked them by now.
+		if !bytes.Contains(list[0], []byte(`"N":"110"`)) || !bytes.Contains(list[1499], []byte(`"N":"1609"`)) {
 			t.Errorf("events from %s to %s", list[0], list[1499])
 		}
 		unknown := "00000000-1111-2222-3333-444444444444"

@@ -150,6 +150,13 @@ func (p *proc) fill() []endpoint {
 	p.data(http.MethodDelete, "/endpoints/"+endpoints[1].UUID+"/report", "")
 	p.mustPost(endpoints[1], badEvent(1000, time.Now().Add(-time.Minute)))
 	p.reportIs(endpoints[1], 1, `{}`)
+	eventually(p.t, "the last event with its detection", func() error {
+		all, marked := len(p.events(endpoints[1], "logs"+everything)), len(p.events(endpoints[1], "alerts"+everything))
+		if all != 61 || marked != filledAlerts+1 {
+			return fmt.Errorf("%d events, %d alerts", all, marked)
+		}
+		return nil
+	})
 	return endpoints
 }
 

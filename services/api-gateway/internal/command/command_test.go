@@ -2,7 +2,6 @@ package command
 
 import (
 	"bytes"
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -399,10 +398,15 @@ func TestResultNoForgery(t *testing.T) {
 
 // TestResultStoreGone has a failing store told from a malformed result.
 func TestResultStoreGone(t *testing.T) {
-	store := newStore(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, err := ReadResult(ctx, strings.NewReader(`{"stderr":"`+strings.Repeat("AAAA", keepString)+`"}`), NewUploads(store, testEndpoint), plenty)
+	js := natstest.Start(t).Bus(t, "test").JS
+	store, err := stream.EnsureObjects(t.Context(), js, stream.Files, stream.Limits{})
+	if err == nil {
+		err = js.DeleteObjectStore(t.Context(), stream.Files)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = ReadResult(t.Context(), strings.NewReader(`{"stderr":"`+strings.Repeat("AAAA", keepString)+`"}`), NewUploads(store, testEndpoint), plenty)
 	if !errors.Is(err, ErrStore) || errors.Is(err, ErrMalformed) {
 		t.Fatalf("got %v", err)
 	}

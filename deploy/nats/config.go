@@ -8,6 +8,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/durable"
 )
 
 // Files of the server's configuration.
@@ -25,10 +26,10 @@ func writeConfig(dir string, users []string) error {
 	if err != nil {
 		return err
 	}
-	if err := replace(filepath.Join(dir, serverFile), server); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, serverFile), server, 0o644); err != nil {
 		return err
 	}
-	return replace(filepath.Join(dir, clusterFile), []byte(clusterConfig))
+	return durable.WriteFile(filepath.Join(dir, clusterFile), []byte(clusterConfig), 0o644)
 }
 
 const serverSettings = `# Configuration of nats-server for Nightjar, one server. Written by

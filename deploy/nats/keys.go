@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/nats-io/nkeys"
+
+	"github.com/nightjar-edr/nightjar/pkg/durable"
 )
 
 // keysFile is the file with the public keys of all users, which the server's
@@ -36,7 +38,7 @@ func makeKeys(dir string, users []string) error {
 	if err != nil {
 		return err
 	}
-	return replace(filepath.Join(dir, keysFile), list)
+	return durable.WriteFile(filepath.Join(dir, keysFile), list, 0o644)
 }
 
 // makeKey makes a seed that only the owner can read, unless the file exists.
@@ -90,12 +92,4 @@ func publicKeys(dir string, users []string) ([]byte, error) {
 		fmt.Fprintf(&b, "%s: %s\n", keyVariable(user), public)
 	}
 	return b.Bytes(), nil
-}
-
-// replace writes a file as a whole, so that a crash leaves the old one.
-func replace(file string, data []byte) error {
-	if err := os.WriteFile(file+".new", data, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(file+".new", file)
 }

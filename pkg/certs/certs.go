@@ -20,6 +20,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/nightjar-edr/nightjar/pkg/durable"
 )
 
 // Lifetimes of what Auto makes. A server certificate is made anew at a start
@@ -242,11 +244,7 @@ func loadOrMakeKey(file string) (*ecdsa.PrivateKey, error) {
 
 // writePEM replaces a file as a whole, so that a crash leaves the old one.
 func writePEM(file, kind string, der []byte, mode fs.FileMode) error {
-	tmp := file + ".new"
-	if err := os.WriteFile(tmp, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), mode); err != nil {
-		return fmt.Errorf("tls: %w", err)
-	}
-	if err := os.Rename(tmp, file); err != nil {
+	if err := durable.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), mode); err != nil {
 		return fmt.Errorf("tls: %w", err)
 	}
 	return nil

@@ -18,6 +18,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/config"
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/durable"
 )
 
 // Config describes the server.
@@ -172,7 +173,7 @@ func UserKey(dir, name string) (public, file string, err error) {
 		if seed, err = kp.Seed(); err != nil {
 			return "", "", fmt.Errorf("nkey of %s: %w", name, err)
 		}
-		if err := os.WriteFile(file, append(seed, '\n'), 0o600); err != nil {
+		if err := durable.WriteFile(file, append(seed, '\n'), 0o600); err != nil {
 			return "", "", fmt.Errorf("nkey of %s: %w", name, err)
 		}
 	} else if err != nil {

@@ -1,4 +1,4 @@
-//go:build chaos
+//go:build chaos || powerloss
 
 package e2e
 
@@ -47,8 +47,11 @@ type chaosResult struct {
 	stdout, file []byte
 }
 
+// droppedTool is the file that commands drop.
+var droppedTool = bytes.Repeat([]byte("dropped tool "), 60<<10)
+
 func newChaosDesk(c *chaos, e endpoint) *chaosDesk {
-	d := &chaosDesk{e: e, drop: bytes.Repeat([]byte("dropped tool "), 60<<10), queued: map[string]chaosCommand{},
+	d := &chaosDesk{e: e, drop: droppedTool, queued: map[string]chaosCommand{},
 		cancelled: map[string]bool{}, handed: map[string]chaosResult{}}
 	if err := os.WriteFile(filepath.Join(c.drops, "tool"), d.drop, 0o600); err != nil {
 		c.t.Fatal(err)
@@ -63,15 +66,14 @@ func (d *chaosDesk) waiting() int {
 	return len(d.queued) - len(d.handed) - len(d.cancelled)
 }
 
-// ask queues a command, and cancels one now and then. Nobody waits longer for
-// an answer than the shortest timeout.
+// ask queues a command, and cancels one now and then.
 func (d *chaosDesk) ask(c *chaos, r *rand.Rand) {
 	if d.waiting() > 8 {
 		return
 	}
 	d.asked++
 	cmd := chaosCommand{arg: fmt.Sprintf("arg-%d", d.asked), drops: r.IntN(3) == 0, fetch: r.IntN(3) == 0}
-	body := fmt.Sprintf(`{"command-line":"run %s","timeout":1`, cmd.arg)
+	body := fmt.Sprintf(`{"command-line":"run %s","timeout":%d`, cmd.arg, c.timeout)
 	if cmd.drops {
 		body += `,"drop-files":["tool"]`
 	}
@@ -232,33 +234,5 @@ func (d *chaosDesk) result(c *chaos, p *proc, uuid string, want chaosResult) {
 	}
 	if !bytes.Equal(stdout, want.stdout) || !bytes.Equal(got.Fetch["/out"].Data, want.file) || !got.Completed || got.Error != "" {
 		c.t.Errorf("command %s has stdout %q and %d bytes fetched, error %q, want %q and %d", uuid, stdout, len(got.Fetch["/out"].Data), got.Error, want.stdout, len(want.file))
-	}
-}
-
-// expired waits until commands that never came have ended by themselves.
-func (d *chaosDesk) expired(c *chaos, p *proc) {
-	end := time.Now().Add(2 * time.Minute)
-	for {
-		var list []struct{ UUID, State, Error string }
-		if err := json.Unmarshal(p.data(http.MethodGet, "/endpoints/"+d.e.UUID+"/commands?limit=100000", ""), &list); err != nil {
-			c.t.Fatal(err)
-		}
-		sent := 0
-		for _, l := range list {
-			switch {
-			case l.State == "sent":
-				sent++
-			case l.State == "expired" && !strings.Contains(l.Error, "delivered at"):
-				c.t.Errorf("command %s expired with error %q", l.UUID, l.Error)
-			}
-		}
-		if sent == 0 {
-			return
-		}
-		if time.Now().After(end) {
-			c.t.Errorf("%d commands are still sent and unanswered", sent)
-			return
-		}
-		time.Sleep(time.Second)
 	}
 }

@@ -1,17 +1,66 @@
-//go:build chaos
+//go:build chaos || powerloss
 
 package e2e
 
 import (
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"testing"
 	"time"
 )
+
+var chaosSeed = flag.Uint64("chaos.seed", 0, "seed of a crash test; 0 chooses one")
+
+// chaos is a manager under load that ends and is started again at any time.
+type chaos struct {
+	t    *testing.T
+	seed uint64
+	// drops is the folder from which files are dropped.
+	drops string
+	// timeout is that of commands, in seconds. A command whose result comes a
+	// minute later has expired, so it bounds how long the manager may be away.
+	timeout int
+	// now is the manager as it runs now, or did last.
+	now atomic.Pointer[proc]
+	// ending tells the load to begin nothing new.
+	ending atomic.Bool
+	load   sync.WaitGroup
+}
+
+// begin chooses the seed.
+func (c *chaos) begin(t *testing.T) {
+	c.t, c.seed, c.drops, c.timeout = t, *chaosSeed, t.TempDir(), 1
+	if c.seed == 0 {
+		c.seed = rand.Uint64()
+	}
+	t.Logf("seed %d", c.seed)
+}
+
+// rand returns random numbers that depend on the seed and on who asks.
+func (c *chaos) rand(who uint64) *rand.Rand { return rand.New(rand.NewPCG(c.seed, who)) }
+
+// again repeats a request to whichever manager runs until it is answered, as
+// clients do, and returns of how many attempts the outcome is not known.
+func (c *chaos) again(what string, request func(p *proc) error) (unknown int) {
+	for end := time.Now().Add(3 * deadline); ; unknown++ {
+		err := request(c.now.Load())
+		if err == nil {
+			return unknown
+		}
+		if time.Now().After(end) {
+			c.t.Errorf("%s: never answered: %v", what, err)
+			return unknown
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
 
 // workload is what all clients did and were told.
 type workload struct {

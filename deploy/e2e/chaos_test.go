@@ -3,16 +3,16 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -24,52 +24,24 @@ func init() { buildFlags = []string{"-tags", "failpoint"} }
 
 var (
 	chaosTime = flag.Duration("chaos.time", time.Minute, "how long the manager is killed and started again")
-	chaosSeed = flag.Uint64("chaos.seed", 0, "seed of a crash test; 0 chooses one")
 	chaosAll  = flag.Bool("chaos.all", false, "demand that each failpoint has ended the manager, however long that takes; without it each must have been passed")
 )
 
 // chaosPatience is how long a failpoint that is armed is waited for.
 const chaosPatience = 20 * time.Second
 
-// chaos is a manager that is killed again and again under load.
-type chaos struct {
-	t    *testing.T
-	seed uint64
-	dir  string
-	// drops is the folder from which files are dropped.
-	drops string
-	// now is the manager as it runs now, or did last.
-	now atomic.Pointer[proc]
-	// ending tells the load to begin nothing new.
-	ending atomic.Bool
-	load   sync.WaitGroup
+// crashes is a manager that is killed again and again under load.
+type crashes struct {
+	chaos
+	dir string
 	// noted are the failpoints that were passed.
 	noted map[string]bool
 	kills int
 }
 
-// rand returns random numbers that depend on the seed and on who asks.
-func (c *chaos) rand(who uint64) *rand.Rand { return rand.New(rand.NewPCG(c.seed, who)) }
-
-// again repeats a request to whichever manager runs until it is answered, as
-// clients do, and returns of how many attempts the outcome is not known.
-func (c *chaos) again(what string, request func(p *proc) error) (unknown int) {
-	for end := time.Now().Add(3 * deadline); ; unknown++ {
-		err := request(c.now.Load())
-		if err == nil {
-			return unknown
-		}
-		if time.Now().After(end) {
-			c.t.Errorf("%s: never answered: %v", what, err)
-			return unknown
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
 // launch starts the manager with failpoints armed. It returns false when it
 // ended before it could answer.
-func (c *chaos) launch(points ...string) (*proc, bool) {
+func (c *crashes) launch(points ...string) (*proc, bool) {
 	c.t.Helper()
 	p := &proc{t: c.t, dir: c.dir, args: []string{"--tls", "off", "--drop-dir", c.drops}, env: []string{"NIGHTJAR_FAILPOINTS=" + strings.Join(points, ",")}}
 	if c.now.Load() == nil {
@@ -101,7 +73,7 @@ func (p *proc) failed() bool {
 }
 
 // killed demands that the process ends by SIGKILL.
-func (c *chaos) killed(p *proc) {
+func (c *crashes) killed(p *proc) {
 	c.t.Helper()
 	<-p.exited
 	c.note(p)
@@ -114,7 +86,7 @@ func (c *chaos) killed(p *proc) {
 }
 
 // note reads from its log which failpoints a process has passed.
-func (c *chaos) note(p *proc) {
+func (c *crashes) note(p *proc) {
 	log := p.log()
 	for _, line := range strings.Split(log, "\n") {
 		if rest, ok := strings.CutPrefix(line, "failpoint "); ok {
@@ -130,7 +102,7 @@ func (c *chaos) note(p *proc) {
 }
 
 // notes arms all failpoints that were not passed yet to say so.
-func (c *chaos) notes(but ...string) []string {
+func (c *crashes) notes(but ...string) []string {
 	var armed []string
 	for _, name := range failpoint.List() {
 		if !c.noted[name] && !slices.Contains(but, name) {
@@ -141,7 +113,7 @@ func (c *chaos) notes(but ...string) []string {
 }
 
 // awaitReady waits until the manager is ready or has ended.
-func (c *chaos) awaitReady(p *proc) {
+func (c *crashes) awaitReady(p *proc) {
 	c.t.Helper()
 	eventually(c.t, "ready", func() error {
 		select {
@@ -155,7 +127,7 @@ func (c *chaos) awaitReady(p *proc) {
 
 // at starts the manager, has it killed at a failpoint, and tells whether it
 // came there.
-func (c *chaos) at(r *rand.Rand, name string) bool {
+func (c *crashes) at(r *rand.Rand, name string) bool {
 	c.t.Helper()
 	if strings.HasSuffix(name, ":access") {
 		// Operators do not change, so the view is built anew.
@@ -188,7 +160,7 @@ func (c *chaos) at(r *rand.Rand, name string) bool {
 
 // some starts the manager and ends it at a random moment, mostly by SIGKILL,
 // with some places slowed down so that others overtake them.
-func (c *chaos) some(r *rand.Rand) {
+func (c *crashes) some(r *rand.Rand) {
 	c.t.Helper()
 	var armed []string
 	list := failpoint.List()
@@ -212,7 +184,7 @@ func (c *chaos) some(r *rand.Rand) {
 }
 
 // stop ends the manager by SIGTERM, which must succeed.
-func (c *chaos) stop(p *proc) {
+func (c *crashes) stop(p *proc) {
 	c.t.Helper()
 	p.terminate()
 	c.note(p)
@@ -222,11 +194,8 @@ func (c *chaos) stop(p *proc) {
 // clients work with it as they do, and then holds what it has against what
 // was acknowledged.
 func TestChaos(t *testing.T) {
-	c := &chaos{t: t, seed: *chaosSeed, dir: t.TempDir(), drops: t.TempDir(), noted: map[string]bool{}}
-	if c.seed == 0 {
-		c.seed = rand.Uint64()
-	}
-	t.Logf("seed %d", c.seed)
+	c := &crashes{dir: t.TempDir(), noted: map[string]bool{}}
+	c.begin(t)
 	r := c.rand(0)
 	p, up := c.launch(c.notes()...)
 	if !up {
@@ -286,15 +255,78 @@ func TestChaos(t *testing.T) {
 	}
 }
 
-// wait is eventually for what must not end the test. A test that has failed
-// waits for nothing more.
-func wait(t *testing.T, what string, check func() error) {
-	t.Helper()
-	err := check()
-	for end := time.Now().Add(deadline); err != nil && !t.Failed() && time.Now().Before(end); err = check() {
-		time.Sleep(50 * time.Millisecond)
+// verify holds the manager against what was acknowledged: as it runs, after
+// another crash, and with every store built anew.
+func (c *crashes) verify(w *workload) {
+	c.t.Helper()
+	p := c.now.Load()
+	c.settled(p, w)
+	for _, d := range w.desks {
+		d.verify(&c.chaos, p)
+		if *chaosAll {
+			d.expired(&c.chaos, p)
+		}
 	}
+	if c.t.Failed() {
+		return
+	}
+	all := w.all()
+	before, err := p.snapshot(all...)
 	if err != nil {
-		t.Errorf("%s: %v", what, err)
+		c.t.Fatal(err)
+	}
+	restart := func(remove ...string) *proc {
+		armed := c.notes()
+		c.now.Load().dir = c.dir
+		for _, store := range remove {
+			c.now.Load().remove(store)
+		}
+		p, up := c.launch(armed...)
+		if !up {
+			c.t.Fatal("the manager does not start")
+		}
+		c.awaitReady(p)
+		return p
+	}
+	_ = p.cmd.Process.Kill()
+	c.killed(p)
+	p = restart()
+	p.shows("after another crash", before, all...)
+	c.stop(p)
+	p = restart("report-scorer")
+	p.shows("with reports computed anew", before, all...)
+	c.stop(p)
+	p = restart(stores...)
+	p.shows("with every store built anew", before, all...)
+	c.settled(p, w)
+	c.siem(p, w)
+	c.stop(p)
+}
+
+// expired waits until commands that never came have ended by themselves.
+func (d *chaosDesk) expired(c *chaos, p *proc) {
+	end := time.Now().Add(2 * time.Minute)
+	for {
+		var list []struct{ UUID, State, Error string }
+		if err := json.Unmarshal(p.data(http.MethodGet, "/endpoints/"+d.e.UUID+"/commands?limit=100000", ""), &list); err != nil {
+			c.t.Fatal(err)
+		}
+		sent := 0
+		for _, l := range list {
+			switch {
+			case l.State == "sent":
+				sent++
+			case l.State == "expired" && !strings.Contains(l.Error, "delivered at"):
+				c.t.Errorf("command %s expired with error %q", l.UUID, l.Error)
+			}
+		}
+		if sent == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			c.t.Errorf("%d commands are still sent and unanswered", sent)
+			return
+		}
+		time.Sleep(time.Second)
 	}
 }

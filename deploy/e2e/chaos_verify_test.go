@@ -1,4 +1,4 @@
-//go:build chaos
+//go:build chaos || powerloss
 
 package e2e
 
@@ -10,55 +10,8 @@ import (
 	"slices"
 	"sort"
 	"testing"
+	"time"
 )
-
-// verify holds the manager against what was acknowledged: as it runs, after
-// another crash, and with every store built anew.
-func (c *chaos) verify(w *workload) {
-	c.t.Helper()
-	p := c.now.Load()
-	c.settled(p, w)
-	for _, d := range w.desks {
-		d.verify(c, p)
-		if *chaosAll {
-			d.expired(c, p)
-		}
-	}
-	if c.t.Failed() {
-		return
-	}
-	all := w.all()
-	before, err := p.snapshot(all...)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	restart := func(remove ...string) *proc {
-		armed := c.notes()
-		c.now.Load().dir = c.dir
-		for _, store := range remove {
-			c.now.Load().remove(store)
-		}
-		p, up := c.launch(armed...)
-		if !up {
-			c.t.Fatal("the manager does not start")
-		}
-		c.awaitReady(p)
-		return p
-	}
-	_ = p.cmd.Process.Kill()
-	c.killed(p)
-	p = restart()
-	p.shows("after another crash", before, all...)
-	c.stop(p)
-	p = restart("report-scorer")
-	p.shows("with reports computed anew", before, all...)
-	c.stop(p)
-	p = restart(stores...)
-	p.shows("with every store built anew", before, all...)
-	c.settled(p, w)
-	c.siem(p, w)
-	c.stop(p)
-}
 
 // all returns the endpoints that the clients have at the end.
 func (w *workload) all() []endpoint {
@@ -210,5 +163,18 @@ func (c *chaos) siem(p *proc, w *workload) {
 	}
 	if len(sequence) != want {
 		c.t.Errorf("%d alerts in the stream, want %d", len(sequence), want)
+	}
+}
+
+// wait is eventually for what must not end the test. A test that has failed
+// waits for nothing more.
+func wait(t *testing.T, what string, check func() error) {
+	t.Helper()
+	err := check()
+	for end := time.Now().Add(deadline); err != nil && !t.Failed() && time.Now().Before(end); err = check() {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if err != nil {
+		t.Errorf("%s: %v", what, err)
 	}
 }

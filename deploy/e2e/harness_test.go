@@ -51,10 +51,10 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
-const (
-	adminKey = "test-operator-key"
-	deadline = 60 * time.Second
-)
+const adminKey = "test-operator-key"
+
+// deadline is how long a test waits for anything.
+var deadline = 60 * time.Second
 
 // proc is a running standalone.
 type proc struct {

@@ -19,6 +19,9 @@ AWAY ?= 1m
 CHAOS_TIME ?= 10m
 CHAOS_SEED ?= 0
 MODEL_CHECKS ?= 10
+POWER_CUTS ?= 6
+POWER_SYNC ?= always
+POWER_KERNEL ?= bin/powerloss
 
 .DEFAULT_GOAL := help
 
@@ -82,6 +85,14 @@ chaos-short: ## the same for a minute or two: passes every failpoint, kills at s
 test-manifests: ## hold what is shipped for Kubernetes, Docker and systemd to the programs, and run them as it says
 	cd deploy/manifests && GOWORK=off go test -timeout 15m ./...
 
+.PHONY: powerloss
+powerloss: ## cut the power of a virtual machine with a manager in mid load POWER_CUTS times (default 6); needs QEMU and Debian
+	@for p in qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs xz:xz-utils; do \
+	  command -v "$${p%:*}" >/dev/null || { echo "make powerloss: no $${p%:*}: apt-get install $${p#*:}" >&2; exit 1; }; done
+	deploy/e2e/powerloss-kernel.sh "$(POWER_KERNEL)"
+	go test -tags powerloss -count=1 -v -run '^TestPowerLoss$$' -timeout 2h ./deploy/e2e \
+	  -args -powerloss.kernel="$(abspath $(POWER_KERNEL))" -powerloss.cuts=$(POWER_CUTS) -powerloss.sync=$(POWER_SYNC) -chaos.seed=$(CHAOS_SEED)
+
 .PHONY: fuzz
 fuzz: ## fuzz every parser of outside bytes, each for FUZZTIME (default 10s; 2000x is a count)
 	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
@@ -110,10 +121,12 @@ lint: ## check formatting, vet, staticcheck and doc comments
 	go vet -tags natscli ./deploy/e2e/...
 	go vet -tags failpoint,chaos ./pkg/failpoint ./deploy/e2e/...
 	go vet -tags fsync ./deploy/e2e/...
+	go vet -tags powerloss ./deploy/e2e/...
 	go run $(STATICCHECK) $(PACKAGES)
 	go run $(STATICCHECK) -tags recorded ./services/rule-engine/... ./deploy/e2e/...
 	go run $(STATICCHECK) -tags cluster ./deploy/e2e/...
 	go run $(STATICCHECK) -tags failpoint,chaos ./pkg/failpoint ./deploy/e2e/...
+	go run $(STATICCHECK) -tags powerloss ./deploy/e2e/...
 	go run $(REVIVE) -config revive.toml -formatter friendly -set_exit_status $(PACKAGES)
 	cd deploy/manifests && export GOWORK=off && go vet ./... && go run $(STATICCHECK) ./... && \
 	  go run $(REVIVE) -config ../../revive.toml -formatter friendly -set_exit_status ./...

@@ -77,6 +77,26 @@ func (d *commandDesk) store(ctx context.Context, s *Service) (jetstream.ObjectSt
 	return files, nil
 }
 
+// uploads returns uploads of values of an endpoint's commands. They are refused
+// while there is no room for more.
+func (s *Service) uploads(files jetstream.ObjectStore, endpoint string) *command.Uploads {
+	up := command.NewUploads(files, endpoint)
+	up.Room = func(ctx context.Context) error {
+		if err := s.cfg.Full(); err != nil {
+			return fault.New(fault.Unavailable, "the manager cannot store more files: %v", err)
+		}
+		status, err := files.Status(ctx)
+		if err != nil {
+			return fault.New(fault.Unavailable, "object store %s cannot be reached: %v", natsstream.Files, err)
+		}
+		if n := status.Size(); n >= uint64(s.cfg.MaxCommandFiles) {
+			return fault.New(fault.Unavailable, "the files of commands have %d bytes, at most %d are kept (max-command-files)", n, s.cfg.MaxCommandFiles)
+		}
+		return nil
+	}
+	return up
+}
+
 // discard deletes uploads that nothing refers to. It does so even when the
 // client is gone.
 func (s *Service) discard(ctx context.Context, up *command.Uploads, keep ...string) {

@@ -110,7 +110,7 @@ func (s *Service) postCommand(ctx context.Context, q *call) (result, error) {
 		if err != nil {
 			return result{}, err
 		}
-		up := command.NewUploads(files, q.uuid())
+		up := s.uploads(files, q.uuid())
 		if req.Drop, err = command.ReadDrops(ctx, s.cfg.DropDir, api.DropFiles, up); err != nil {
 			s.discard(ctx, up)
 			return result{}, err

@@ -110,7 +110,7 @@ func (s *Service) postResult(c *gin.Context, a agent) {
 		held += int64(n)
 		return nil
 	}
-	up := command.NewUploads(files, a.uuid)
+	up := s.uploads(files, a.uuid)
 	q, err := command.ReadResult(ctx, body, up, grow)
 	if err != nil {
 		s.discard(ctx, up)

@@ -599,6 +599,39 @@ func TestResultBreaksOff(t *testing.T) {
 	}
 }
 
+// TestCommandFilesAreBounded has commands and results with files refused while
+// there is no room for files; those without are accepted.
+func TestCommandFilesAreBounded(t *testing.T) {
+	drops := t.TempDir()
+	if err := os.WriteFile(filepath.Join(drops, "large"), make([]byte, 2*message.MaxInlineBlob), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, func(c *Config) { c.DropDir, c.MaxCommandFiles = drops, message.MaxInlineBlob })
+	d := startDispatch(r)
+	e := r.endpoint()
+	path := "/endpoints/" + e.UUID + "/command"
+	r.admin("POST", path, `{"command-line":"first","drop-files":["large"]}`)
+	if n := d.objects(); n != 1 {
+		t.Fatalf("%d objects, want 1", n)
+	}
+	const bound = "(max-command-files)"
+	if a := r.admin("POST", path, `{"drop-files":["large"]}`); !strings.Contains(a.body, bound) || !strings.Contains(a.body, `"NOK"`) {
+		t.Errorf("a command beyond the bound: %d %s", a.code, a.body)
+	}
+	eventually(t, "the command is handed out", func() bool { return r.agent(e, "GET", "/commands", nil).code == 200 })
+	large := `{"uuid":"` + firstID + `","stdout":"` + strings.Repeat("AAAA", message.MaxInlineBlob) + `"}`
+	if a := r.agent(e, "POST", "/commands", strings.NewReader(large)); a.code != 503 || a.header.Get("Retry-After") == "" || !strings.Contains(a.body, bound) {
+		t.Errorf("a result beyond the bound: %d %s", a.code, a.body)
+	}
+	if n := d.objects(); n != 1 {
+		t.Errorf("%d objects, want 1", n)
+	}
+	if a := r.agent(e, "POST", "/commands", strings.NewReader(`{"uuid":"`+firstID+`","stdout":"aGkK"}`)); a.code != 200 {
+		t.Errorf("a result without a file: %d %s", a.code, a.body)
+	}
+	r.expect("GET", path+"/stdout", "", ok(`"aGkK"`))
+}
+
 // TestDeliveryFails has a command whose files are gone end with an error.
 func TestDeliveryFails(t *testing.T) {
 	drops := t.TempDir()

@@ -26,6 +26,7 @@ const (
 	DefaultAdminRequests   = 256
 	DefaultAgentRequests   = 4096
 	DefaultProgressTimeout = time.Minute
+	DefaultMaxCommandFiles = 64 << 30
 )
 
 // Config is what a gateway needs. The zero value of each setting but Env and
@@ -70,6 +71,10 @@ type Config struct {
 	AdminRequests, AgentRequests int
 	// ProgressTimeout is how long a transfer may stand still.
 	ProgressTimeout time.Duration
+	// MaxCommandFiles is how many bytes the values of commands may have that
+	// are kept as files; beyond it commands and results with more are refused.
+	// What is uploaded at that moment may pass it.
+	MaxCommandFiles int64
 	// DropDir is the only folder from which files are dropped on endpoints;
 	// by default the folder drop within DataDir.
 	DropDir string
@@ -89,6 +94,7 @@ func (c *Config) setDefaults() {
 	c.AdminRequests = or(c.AdminRequests, DefaultAdminRequests)
 	c.AgentRequests = or(c.AgentRequests, DefaultAgentRequests)
 	c.ProgressTimeout = or(c.ProgressTimeout, DefaultProgressTimeout)
+	c.MaxCommandFiles = or(c.MaxCommandFiles, DefaultMaxCommandFiles)
 	c.DropDir = or(c.DropDir, filepath.Join(c.DataDir, "drop"))
 	if c.Full == nil {
 		c.Full = func() error { return nil }
@@ -113,7 +119,7 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 	day := config.Duration(24 * time.Hour)
 	events, letters, audit := 30*day, 30*day, 365*day
 	var maxEvents, maxLetters config.Bytes
-	inflated := config.Bytes(DefaultMaxInflated)
+	inflated, files := config.Bytes(DefaultMaxInflated), config.Bytes(DefaultMaxCommandFiles)
 	fs.StringVar(&c.AdminAddr, "admin-addr", "127.0.0.1:8001", "address of the admin API")
 	fs.StringVar(&c.AgentAddr, "agent-addr", "127.0.0.1:8000", "address of the agent API")
 	fs.StringVar(&c.DropDir, "drop-dir", "", "the only folder from which drop-files may be read; unset: <data-dir>/drop")
@@ -129,8 +135,10 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 	config.Check(fs, "admin-addr", func() error { return config.CheckAddress(c.AdminAddr) })
 	config.Check(fs, "agent-addr", func() error { return config.CheckAddress(c.AgentAddr) })
 	config.Check(fs, "tls", func() (err error) { c.TLS, err = loadTLS(*cert); return err })
+	fs.Var(&files, "max-command-files", "bytes that the files of all commands and results may have; more are refused beyond")
 	return func(env lifecycle.Env) (lifecycle.Component, error) {
 		c.Env = env
+		c.MaxCommandFiles = int64(files)
 		c.Events = stream.Limits{MaxAge: time.Duration(events), MaxBytes: int64(maxEvents)}
 		c.DeadLetters = stream.Limits{MaxAge: time.Duration(letters), MaxBytes: int64(maxLetters)}
 		c.Audit = stream.Limits{MaxAge: time.Duration(audit)}

@@ -13,12 +13,19 @@ import (
 // that wait, unless Config says otherwise.
 const DefaultHistory = 1000
 
+// DefaultMaxQueued is how many commands may wait for an endpoint unless Config
+// says otherwise.
+const DefaultMaxQueued = 1000
+
 // Config configures the service.
 type Config struct {
 	lifecycle.Env
 	// History is how many commands of an endpoint are kept, beside those that
 	// wait; 0 means DefaultHistory.
 	History int
+	// MaxQueued is how many commands may wait for an endpoint; 0 means
+	// DefaultMaxQueued. Requests that come at the same moment may pass it.
+	MaxQueued int
 
 	// now is the clock; nil means time.Now.
 	now func() time.Time
@@ -28,6 +35,13 @@ type Config struct {
 // service once they are read.
 func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 	history := fs.Int("command-history", DefaultHistory, "how many commands of an endpoint are kept, beside those that wait")
+	queued := fs.Int("max-queued", DefaultMaxQueued, "how many commands may wait for an endpoint; more are refused")
+	config.Check(fs, "max-queued", func() error {
+		if *queued < 1 {
+			return errors.New("want at least 1")
+		}
+		return nil
+	})
 	config.Check(fs, "command-history", func() error {
 		if *history < 1 {
 			return errors.New("want at least 1")
@@ -35,6 +49,6 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 		return nil
 	})
 	return func(env lifecycle.Env) (lifecycle.Component, error) {
-		return New(Config{Env: env, History: *history})
+		return New(Config{Env: env, History: *history, MaxQueued: *queued})
 	}
 }

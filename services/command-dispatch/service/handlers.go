@@ -114,8 +114,13 @@ func (s *Service) step(ctx context.Context, endpoint, command string, f func(*me
 
 func (s *Service) queue(ctx context.Context, q message.CommandQueueRequest) (message.CommandReply, error) {
 	var none message.CommandReply
-	if !subject.IsUUID(q.Endpoint) {
-		return none, fault.New(fault.Invalid, "not the UUID of an endpoint: %q", q.Endpoint)
+	if err := s.checked(ctx, q.Endpoint); err != nil {
+		return none, err
+	}
+	if n, err := s.waiting(q.Endpoint); err != nil {
+		return none, fmt.Errorf("count commands that wait: %w", err)
+	} else if n >= s.cfg.MaxQueued {
+		return none, fault.New(fault.Conflict, "%d commands wait for endpoint %s, no more are accepted (max-queued); cancel some or wait until it has fetched them", n, q.Endpoint)
 	}
 	if q.Timeout < 0 {
 		return none, fault.New(fault.Invalid, "timeout: must not be negative")

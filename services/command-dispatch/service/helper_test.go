@@ -48,7 +48,9 @@ type running struct {
 type setup struct {
 	dir     string
 	history int
-	clock   *clock
+	// maxQueued is how many commands may wait; 0 for the default.
+	maxQueued int
+	clock     *clock
 	// log is nil for none.
 	log *slog.Logger
 }
@@ -73,7 +75,7 @@ func start(t *testing.T, srv *natstest.Server, o setup) *running {
 	}
 	s, err := New(Config{
 		Env:     lifecycle.Env{Bus: b, Log: o.log, Metrics: reg, DataDir: o.dir},
-		History: o.history, now: o.clock.Now,
+		History: o.history, MaxQueued: o.maxQueued, now: o.clock.Now,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
@@ -54,6 +55,12 @@ type Service struct {
 func New(cfg Config) (*Service, error) {
 	if cfg.History == 0 {
 		cfg.History = DefaultHistory
+	}
+	if cfg.MaxQueued == 0 {
+		cfg.MaxQueued = DefaultMaxQueued
+	}
+	if cfg.MaxQueued < 0 {
+		return nil, fmt.Errorf("%w: max-queued %d: want at least 1", lifecycle.ErrUsage, cfg.MaxQueued)
 	}
 	if cfg.now == nil {
 		cfg.now = time.Now

@@ -428,6 +428,39 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestQueueIsBounded has no more commands wait for an endpoint than may, and
+// leaves those of others alone.
+func TestQueueIsBounded(t *testing.T) {
+	srv := natstest.Start(t)
+	start(t, srv, setup{maxQueued: 3})
+	c := client{t: t, b: srv.Bus(t, access.Gateway)}
+	endpoint := newUUID()
+	queue := func(endpoint string) error {
+		_, err := ask[message.CommandReply](c, message.CommandsQueue, message.CommandQueueRequest{Endpoint: endpoint})
+		return err
+	}
+	for range 3 {
+		if err := queue(endpoint); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := queue(endpoint); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "3 commands wait") {
+		t.Errorf("the fourth: %v", err)
+	}
+	if err := queue(newUUID()); err != nil {
+		t.Errorf("another endpoint: %v", err)
+	}
+	if c.next(endpoint) == nil {
+		t.Fatal("nothing is handed out")
+	}
+	if err := queue(endpoint); err != nil {
+		t.Errorf("after one was handed out: %v", err)
+	}
+	if got := c.list(endpoint, 0); len(got) != 4 {
+		t.Errorf("%d commands, want 4", len(got))
+	}
+}
+
 // TestForeignKeys has values that are no commands passed over.
 func TestForeignKeys(t *testing.T) {
 	srv := natstest.Start(t)

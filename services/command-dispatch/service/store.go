@@ -333,6 +333,15 @@ func (s *Service) referred(object string) (yes bool, err error) {
 	return yes, err
 }
 
+// waiting counts the commands that wait for an endpoint.
+func (s *Service) waiting(endpoint string) (n int, err error) {
+	err = s.db.View(func(txn *badger.Txn) error {
+		n = countIn(txn, []byte(queuePrefix+endpoint+"/"))
+		return nil
+	})
+	return n, err
+}
+
 // count counts the commands that wait and that are out.
 func (s *Service) count() (c counts, err error) {
 	err = s.db.View(func(txn *badger.Txn) error {

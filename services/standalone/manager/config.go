@@ -9,6 +9,9 @@ import (
 	"slices"
 	"time"
 
+	gateway "github.com/nightjar-edr/nightjar/services/api-gateway/service"
+	dispatch "github.com/nightjar-edr/nightjar/services/command-dispatch/service"
+
 	"github.com/nightjar-edr/nightjar/pkg/config"
 )
 
@@ -37,8 +40,15 @@ type Config struct {
 	RetentionEvents, RetentionAlerts config.Duration
 	// MaxStore bounds all stores together, in bytes; 0 for no bound.
 	MaxStore config.Bytes
-	Sync     config.Sync
-	Log      *slog.Logger
+	// MinFree is how many bytes of the file system of DataDir stay free, or a
+	// fifth of it, whichever is less.
+	MinFree config.Bytes
+	// MaxCommandFiles bounds the files of commands, in bytes, MaxQueued the
+	// commands of an endpoint that wait.
+	MaxCommandFiles config.Bytes
+	MaxQueued       int
+	Sync            config.Sync
+	Log             *slog.Logger
 	// Notice is told, once, what a person who starts the manager for the
 	// first time must know.
 	Notice func(string)
@@ -48,7 +58,7 @@ type Config struct {
 // that they fill.
 func AddFlags(fs *flag.FlagSet) *Config {
 	day := config.Duration(24 * time.Hour)
-	c := &Config{RetentionEvents: 30 * day, RetentionAlerts: 365 * day, Sync: config.Sync{Always: true}}
+	c := &Config{RetentionEvents: 30 * day, RetentionAlerts: 365 * day, Sync: config.Sync{Always: true}, MinFree: 512 << 20, MaxCommandFiles: gateway.DefaultMaxCommandFiles}
 	fs.StringVar(&c.DataDir, "data-dir", "./data", "everything the manager writes: JetStream, a store for each service, the certificate")
 	fs.StringVar(&c.AdminAddr, "admin-addr", "127.0.0.1:8001", "address of the admin API")
 	fs.StringVar(&c.AgentAddr, "agent-addr", "127.0.0.1:8000", "address of the agent API")
@@ -65,6 +75,9 @@ func AddFlags(fs *flag.FlagSet) *Config {
 	fs.Var(&c.RetentionEvents, "retention-events", "how long events are kept; 0 for ever")
 	fs.Var(&c.RetentionAlerts, "retention-alerts", "how long alerts are kept; 0 for ever")
 	fs.Var(&c.MaxStore, "max-store", "bytes that all stores together may use, such as 50GiB; ingest is refused before it is passed")
+	fs.Var(&c.MinFree, "min-free", "bytes of the file system of data-dir that stay free, at most a fifth of it; ingest is refused while fewer are")
+	fs.Var(&c.MaxCommandFiles, "max-command-files", "bytes that the files of all commands and results may have; more are refused beyond")
+	fs.IntVar(&c.MaxQueued, "max-queued", dispatch.DefaultMaxQueued, "how many commands may wait for an endpoint; more are refused")
 	fs.Var(&c.Sync, "sync", "always: every acknowledgement is on stable storage; or an interval such as 10s, which a power cut may lose")
 	return c
 }

@@ -74,14 +74,17 @@ func New(cfg Config) (_ *Manager, err error) {
 	if m.cert, err = certs.Load(cfg.TLS, filepath.Join(cfg.DataDir, "tls"), cfg.hosts()); err != nil {
 		return nil, fmt.Errorf("%w: %w", lifecycle.ErrUsage, err)
 	}
-	m.guard = diskuse.NewGuard(cfg.DataDir, int64(cfg.MaxStore))
+	m.guard = diskuse.NewGuard(cfg.DataDir, int64(cfg.MaxStore), int64(cfg.MinFree))
+	if err := m.guard.Startable(); err != nil {
+		return nil, err
+	}
 	if err := m.guard.Measure(); err != nil {
 		return nil, err
 	}
 	if m.ops, err = ops.Listen(cfg.OpsAddr, cfg.Log); err != nil {
 		return nil, err
 	}
-	m.ops.Check("max-store", m.guard.Full)
+	m.ops.Check("room", m.guard.Full)
 	if err := m.startNATS(siems); err != nil {
 		return nil, err
 	}
@@ -182,13 +185,13 @@ func (m *Manager) build(siems []string) error {
 			return scorer.New(scorer.Config{Env: e})
 		}},
 		{access.Commands, func(e lifecycle.Env) (lifecycle.Component, error) {
-			return dispatch.New(dispatch.Config{Env: e})
+			return dispatch.New(dispatch.Config{Env: e, MaxQueued: m.cfg.MaxQueued})
 		}},
 		{access.Gateway, func(e lifecycle.Env) (lifecycle.Component, error) {
 			cfg := gateway.Config{Env: e, AdminAddr: m.cfg.AdminAddr, AgentAddr: m.cfg.AgentAddr,
 				AdminKey: m.cfg.AdminKey, ServerKey: cmp.Or(m.cfg.ServerKey, m.whids.ServerKey), Operators: m.importedOperators(),
 				Events: stream.Limits{MaxAge: events}, DeadLetters: stream.Limits{MaxAge: events}, Audit: stream.Limits{MaxAge: alerts},
-				Full: m.guard.Full, OnAdminKey: m.announceKey, DropDir: m.dropDir()}
+				Full: m.guard.Full, OnAdminKey: m.announceKey, DropDir: m.dropDir(), MaxCommandFiles: int64(m.cfg.MaxCommandFiles)}
 			if m.cert != nil {
 				cfg.TLS = m.cert.Config
 			}
@@ -221,7 +224,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.cfg.Notice(m.banner())
 	watch, endWatch := context.WithCancel(context.WithoutCancel(ctx))
 	defer endWatch()
-	go m.guard.Run(watch, func(err error) { m.cfg.Log.Warn("max-store", "error", err) })
+	go m.guard.Run(watch, func(err error) { m.cfg.Log.Warn("look at the room of the stores", "error", err) })
 
 	// The services outlive the gateway, whose last requests they answer.
 	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
@@ -234,10 +237,18 @@ func (m *Manager) Run(ctx context.Context) error {
 		closeDoor() // a service that failed takes the whole manager down
 		services <- err
 	}()
+	go func() {
+		select {
+		case <-m.nats.Failed():
+			closeDoor() // only a new start makes the stream accept messages again
+		case <-door.Done():
+		}
+	}()
 	err := m.gateway.Run(door)
 	failpoint.Hit(failpoint.StopAfterGateway)
 	stopInner()
 	err = errors.Join(err, <-services)
+	err = errors.Join(err, m.nats.Err())
 	failpoint.Hit(failpoint.StopBeforeNATS)
 	m.cfg.Log.Info("stopped")
 	return err

@@ -29,6 +29,8 @@ type Uploads struct {
 	store    jetstream.ObjectStore
 	endpoint string
 	names    []string
+	// Room, if not nil, is asked before each value; its error is Put's.
+	Room func(context.Context) error
 }
 
 // NewUploads returns uploads of an endpoint.
@@ -42,6 +44,11 @@ func NewUploads(store jetstream.ObjectStore, endpoint string) *Uploads {
 func (u *Uploads) Put(ctx context.Context, r io.Reader) (*message.CommandBlob, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
+	if u.Room != nil {
+		if err := u.Room(ctx); err != nil {
+			return nil, err
+		}
+	}
 	var random [16]byte
 	_, _ = rand.Read(random[:]) // never fails
 	name := u.endpoint + "/" + hex.EncodeToString(random[:])

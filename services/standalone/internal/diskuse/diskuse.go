@@ -5,27 +5,38 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"sync/atomic"
 	"time"
 )
 
-// ErrFull means that the limit is all but reached.
-var ErrFull = errors.New("the stores are at their limit (max-store)")
+// Reasons why nothing more may be stored.
+var (
+	// ErrFull means that the limit is all but reached.
+	ErrFull = errors.New("the stores are at their limit (max-store)")
+	// ErrNoRoom means that the file system is all but full.
+	ErrNoRoom = errors.New("the file system has no room (min-free)")
+)
 
-// Guard watches a folder.
+// Guard watches a folder and the file system that it is on.
 type Guard struct {
-	dir         string
-	limit, stop int64
-	used        atomic.Int64
+	dir               string
+	limit, stop, keep int64
+	used, free        atomic.Int64
 }
 
 // NewGuard returns a guard that reports ErrFull a margin before limit bytes
 // are used: a fifth of the limit, at most 512 MiB, for what is in flight
 // between two looks and for stores that rewrite files before they delete the
 // old ones. A limit of 0 is none.
-func NewGuard(dir string, limit int64) *Guard {
-	return &Guard{dir: dir, limit: limit, stop: limit - min(limit/5, 512<<20)}
+//
+// It reports ErrNoRoom when fewer than keep bytes of the file system are free,
+// or than a fifth of it, whichever is less; 0 for never. Stores that write
+// through a memory map, as Badger does, are killed by the system when the last
+// block is taken, so that must not come about by what the stores do.
+func NewGuard(dir string, limit, keep int64) *Guard {
+	return &Guard{dir: dir, limit: limit, stop: limit - min(limit/5, 512<<20), keep: keep}
 }
 
 // Measure looks once.
@@ -35,6 +46,37 @@ func (g *Guard) Measure() error {
 		return err
 	}
 	g.used.Store(used)
+	return g.measureFree()
+}
+
+// measureFree looks at the file system. What counts is how many bytes are free
+// beyond those to keep.
+func (g *Guard) measureFree() error {
+	if g.keep <= 0 {
+		return nil
+	}
+	free, size, err := space(g.dir)
+	if err != nil {
+		return fmt.Errorf("free space of %s: %w", g.dir, err)
+	}
+	g.free.Store(free - min(g.keep, size/5))
+	return nil
+}
+
+// Startable returns an error that wraps ErrNoRoom when there is not even an
+// eighth of the space that is to be kept: stores cannot be opened then without
+// the danger that they take the process with them. It looks itself.
+func (g *Guard) Startable() error {
+	if g.keep <= 0 {
+		return nil
+	}
+	free, size, err := space(g.dir)
+	if err != nil {
+		return fmt.Errorf("free space of %s: %w", g.dir, err)
+	}
+	if need := min(g.keep, size/5) / 8; free < need {
+		return fmt.Errorf("%w: %s has %d bytes left, a start needs %d", ErrNoRoom, g.dir, free, need)
+	}
 	return nil
 }
 
@@ -45,9 +87,15 @@ const fastest = 200 << 20
 // shorter. A full store is looked at every second, to see that it is not; one
 // without a bound is only watched.
 func (g *Guard) interval() time.Duration {
-	room := g.stop - g.used.Load()
+	room := int64(math.MaxInt64)
+	if g.limit > 0 {
+		room = g.stop - g.used.Load()
+	}
+	if g.keep > 0 {
+		room = min(room, g.free.Load())
+	}
 	switch {
-	case g.limit <= 0:
+	case room == math.MaxInt64:
 		return 10 * time.Second
 	case room <= 0:
 		return time.Second
@@ -73,10 +121,14 @@ func (g *Guard) Run(ctx context.Context, report func(error)) {
 // Used returns the bytes in use at the last look.
 func (g *Guard) Used() int64 { return g.used.Load() }
 
-// Full returns an error that wraps ErrFull when nothing more may be stored.
+// Full returns an error that wraps ErrFull or ErrNoRoom when nothing more may
+// be stored.
 func (g *Guard) Full() error {
 	if g.limit > 0 && g.used.Load() >= g.stop {
 		return fmt.Errorf("%w: %d of %d bytes are in use", ErrFull, g.used.Load(), g.limit)
+	}
+	if g.keep > 0 && g.free.Load() < 0 {
+		return fmt.Errorf("%w: %d bytes too few are free", ErrNoRoom, -g.free.Load())
 	}
 	return nil
 }

@@ -89,7 +89,7 @@ func TestGuard(t *testing.T) {
 		{"very far away", 1 << 50, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			g := diskuse.NewGuard(dir, tc.limit)
+			g := diskuse.NewGuard(dir, tc.limit, 0)
 			if err := g.Full(); err != nil {
 				t.Errorf("before the first look: %v", err)
 			}
@@ -110,11 +110,12 @@ func TestGuard(t *testing.T) {
 	}
 }
 
+// TestNoRoom has the file system all but full: what is to be kept free is more
 // What is deleted makes room, at the next look.
 func TestRoomAgain(t *testing.T) {
 	dir := t.TempDir()
 	fill(t, filepath.Join(dir, "file"))
-	g := diskuse.NewGuard(dir, size)
+	g := diskuse.NewGuard(dir, size, 0)
 	if err := errors.Join(g.Measure(), os.RemoveAll(filepath.Join(dir, "file"))); err != nil {
 		t.Fatal(err)
 	}
@@ -132,5 +133,5 @@ func TestRoomAgain(t *testing.T) {
 func TestRunEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	diskuse.NewGuard(t.TempDir(), size).Run(ctx, func(err error) { t.Error(err) })
+	diskuse.NewGuard(t.TempDir(), size, 0).Run(ctx, func(err error) { t.Error(err) })
 }

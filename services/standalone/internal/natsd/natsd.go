@@ -3,6 +3,7 @@ package natsd
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -48,12 +50,31 @@ type Server struct {
 	// Seeds are the NKey seeds of the services, made for this run alone.
 	Seeds map[string][]byte
 
-	local localDoor
+	local   localDoor
+	failure failure
+}
+
+// ErrBroken means that a stream could not be written, for instance because
+// the disk is full. The server accepts nothing more for it until it is started
+// anew.
+var ErrBroken = errors.New("a stream could not be written and takes nothing until a new start")
+
+// Failed is closed when a stream has become unusable.
+func (s *Server) Failed() <-chan struct{} { return s.failure.failed }
+
+// Err returns an error that wraps ErrBroken once a stream has become unusable.
+func (s *Server) Err() error {
+	select {
+	case <-s.failure.failed:
+		return fmt.Errorf("%w: %s", ErrBroken, s.failure.text)
+	default:
+		return nil
+	}
 }
 
 // Start starts the server and waits until it accepts connections.
 func Start(cfg Config) (*Server, error) {
-	s := &Server{Seeds: map[string][]byte{}}
+	s := &Server{Seeds: map[string][]byte{}, failure: failure{failed: make(chan struct{})}}
 	opts := &server.Options{
 		ServerName:         "nightjar",
 		JetStream:          true,
@@ -116,7 +137,7 @@ func Start(cfg Config) (*Server, error) {
 	if s.Server, err = server.NewServer(opts); err != nil {
 		return nil, fmt.Errorf("embedded nats: %w", err)
 	}
-	s.SetLoggerV2(logger{cfg.Log}, false, false, false)
+	s.SetLoggerV2(logger{cfg.Log, &s.failure}, false, false, false)
 	s.Server.Start()
 	if !s.ReadyForConnections(30 * time.Second) {
 		s.Server.Shutdown()
@@ -187,7 +208,31 @@ func UserKey(dir, name string) (public, file string, err error) {
 	return public, file, err
 }
 
-type logger struct{ log *slog.Logger }
+// failure is the first write error of a stream.
+type failure struct {
+	once   sync.Once
+	failed chan struct{}
+	text   string // set before failed is closed
+}
+
+// critical is how the server's log tells that a stream could not be
+// written; nothing else tells it. Such a stream refuses everything from then
+// on, while the server calls itself healthy.
+const critical = "critical write error"
+
+func (f *failure) look(text string) {
+	if strings.Contains(strings.ToLower(text), critical) {
+		f.once.Do(func() {
+			f.text = text
+			close(f.failed)
+		})
+	}
+}
+
+type logger struct {
+	log     *slog.Logger
+	failure *failure
+}
 
 func (l logger) write(level slog.Level, f string, a ...any) {
 	l.log.Log(context.Background(), level, strings.TrimSpace(fmt.Sprintf(f, a...)), "component", "nats")
@@ -195,6 +240,9 @@ func (l logger) write(level slog.Level, f string, a ...any) {
 func (l logger) Noticef(f string, a ...any) { l.write(slog.LevelDebug, f, a...) }
 func (l logger) Warnf(f string, a ...any)   { l.write(slog.LevelWarn, f, a...) }
 func (l logger) Fatalf(f string, a ...any)  { l.write(slog.LevelError, f, a...) }
-func (l logger) Errorf(f string, a ...any)  { l.write(slog.LevelError, f, a...) }
-func (l logger) Debugf(f string, a ...any)  { l.write(slog.LevelDebug, f, a...) }
-func (l logger) Tracef(f string, a ...any)  { l.write(slog.LevelDebug, f, a...) }
+func (l logger) Errorf(f string, a ...any) {
+	l.write(slog.LevelError, f, a...)
+	l.failure.look(fmt.Sprintf(f, a...))
+}
+func (l logger) Debugf(f string, a ...any) { l.write(slog.LevelDebug, f, a...) }
+func (l logger) Tracef(f string, a ...any) { l.write(slog.LevelDebug, f, a...) }

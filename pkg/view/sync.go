@@ -2,17 +2,19 @@ package view
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Sync returns when everything that the stream held at the time of the call
-// is folded, whoever wrote it. What is read from the view afterwards reflects
+// Sync returns when everything for this view that the stream held at the time
+// of the call is folded, whoever wrote it. What is read from the view afterwards reflects
 // every change that had been acknowledged before the call, also one that
-// another replica made. It costs a request to JetStream. A view that stands
-// still fails at once.
+// another replica made. It costs a request or two to JetStream. A view that
+// stands still fails at once.
 func (v *View) Sync(ctx context.Context) error {
 	for last := uint64(0); ; {
 		if err := v.Err(); err != nil {
@@ -23,6 +25,15 @@ func (v *View) Sync(ctx context.Context) error {
 			return fmt.Errorf("view %s: end of stream %s: %w", v.cfg.Name, v.cfg.Stream, err)
 		}
 		end := s.CachedInfo().State.LastSeq
+		if v.Position() >= end {
+			return nil
+		}
+		if f := v.cfg.Filters; len(f) > 0 && !slices.Equal(f, s.CachedInfo().Config.Subjects) {
+			// The last messages may be none of this view's.
+			if end, err = v.last(ctx); err != nil {
+				return fmt.Errorf("view %s: end of stream %s: %w", v.cfg.Name, v.cfg.Stream, err)
+			}
+		}
 		if v.Position() >= end {
 			return nil
 		}
@@ -40,4 +51,33 @@ func (v *View) Sync(ctx context.Context) error {
 		}
 		return v.Wait(ctx, end)
 	}
+}
+
+// last returns the sequence of the last message that is for this view, 0
+// where there is none. It asks the leader of the stream itself, by the request
+// STREAM.MSG.GET of the JetStream API: the client would take the answer of any
+// replica of a bucket, which may be behind.
+func (v *View) last(ctx context.Context) (end uint64, err error) {
+	for _, filter := range v.cfg.Filters {
+		m, err := v.cfg.JS.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+v.cfg.Stream, fmt.Appendf(nil, `{"last_by_subj":%q}`, filter))
+		if err != nil {
+			return 0, err
+		}
+		var reply struct {
+			Message struct {
+				Seq uint64 `json:"seq"`
+			} `json:"message"`
+			Error *jetstream.APIError `json:"error"`
+		}
+		if err := json.Unmarshal(m.Data, &reply); err != nil {
+			return 0, err
+		}
+		switch e := reply.Error; {
+		case e == nil:
+			end = max(end, reply.Message.Seq)
+		case e.ErrorCode != jetstream.JSErrCodeMessageNotFound:
+			return 0, e
+		}
+	}
+	return end, nil
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 )
 
@@ -97,6 +98,12 @@ func (b *builder) objects(name string) *builder {
 	return b.owns("OBJ_"+name, "$O."+name+".>")
 }
 
+// hears lets the user subscribe to subjects without answering.
+func (b *builder) hears(subjects ...string) *builder {
+	b.p.Subscribe = append(b.p.Subscribe, subjects...)
+	return b
+}
+
 // answers lets the user answer on subjects of the micro framework.
 func (b *builder) answers(subjects ...string) *builder {
 	b.p.Subscribe = append(append(b.p.Subscribe, subjects...), "$SRV.>")
@@ -116,7 +123,8 @@ func ForService(name string) (Permissions, error) {
 			pub("edr.registry.>", "edr.rules.>", "edr.containers.>", "edr.commands.>", "edr.logs.>", "edr.artifacts.>", "edr.reports.>").
 			pub("$O."+stream.Files+".>", "$O."+stream.Artifacts+".>", "$O."+stream.Containers+".>").
 			// An upload that breaks off is taken back.
-			pub("$JS.API.STREAM.PURGE.OBJ_"+stream.Files, "$JS.API.STREAM.PURGE.OBJ_"+stream.Artifacts, "$JS.API.STREAM.PURGE.OBJ_"+stream.Containers)
+			pub("$JS.API.STREAM.PURGE.OBJ_"+stream.Files, "$JS.API.STREAM.PURGE.OBJ_"+stream.Artifacts, "$JS.API.STREAM.PURGE.OBJ_"+stream.Containers).
+			hears(message.GatewayAlive).pub(message.GatewayAlive)
 	case Registry:
 		b.kv(stream.Endpoints).answers("edr.registry.>")
 	case Rules:

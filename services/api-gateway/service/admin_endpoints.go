@@ -127,7 +127,7 @@ func (s *Service) createEndpoint(ctx context.Context, q *call) (result, error) {
 		return result{}, err
 	}
 	q.target = reply.Endpoint.UUID
-	return s.changed(ctx, reply)
+	return s.changed(reply, s.learned(ctx, reply.Revision))
 }
 
 func (s *Service) deleteEndpoint(ctx context.Context, q *call) (result, error) {
@@ -142,7 +142,7 @@ func (s *Service) deleteEndpoint(ctx context.Context, q *call) (result, error) {
 	reply.Endpoint.LastConnection, reply.Endpoint.IP = before.LastConnection, before.IP
 	failpoint.Hit(failpoint.EndpointBeforeForget)
 	last := s.takeCommands(ctx, q.uuid())
-	res, err := s.changed(ctx, reply)
+	res, err := s.changed(reply, s.everywhere(ctx))
 	if e, ok := res.data.(message.Endpoint); ok && err == nil {
 		return s.endpointWith(ctx, e, last)
 	}
@@ -154,14 +154,27 @@ func (s *Service) releaseHostname(ctx context.Context, q *call) (result, error) 
 	if err != nil {
 		return result{}, err
 	}
-	return s.changed(ctx, reply)
+	return s.changed(reply, s.everywhere(ctx))
 }
 
-// changed answers with an endpoint once this gateway acts by the change.
-func (s *Service) changed(ctx context.Context, reply message.EndpointReply) (result, error) {
+// learned returns when this gateway acts by a change, that of a revision.
+func (s *Service) learned(ctx context.Context, revision uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	if err := s.credentials.view.Wait(ctx, reply.Revision); err != nil {
+	return s.credentials.view.Wait(ctx, revision)
+}
+
+// everywhere returns when every gateway acts by a change that has been made.
+func (s *Service) everywhere(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return s.peers.await(ctx)
+}
+
+// changed answers with an endpoint after a change. err is why this gateway
+// does not act by it, if it does not.
+func (s *Service) changed(reply message.EndpointReply, err error) (result, error) {
+	if err != nil {
 		return result{}, fault.New(fault.Unavailable, "the change is made, but this gateway has not learned of it yet: %v", err)
 	}
 	one := []message.Endpoint{reply.Endpoint}

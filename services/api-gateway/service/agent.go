@@ -84,8 +84,12 @@ func (s *Service) agent(h agentHandler) gin.HandlerFunc {
 }
 
 // authorizeAgent tells whether an agent is who it says. The first hostname
-// that an endpoint presents is bound to it.
+// that an endpoint presents is bound to it. A gateway that may have missed the
+// end of an endpoint tells of none.
 func (s *Service) authorizeAgent(ctx context.Context, a agent) (bool, error) {
+	if err := s.peers.current(); err != nil {
+		return false, err
+	}
 	cred, ok := s.credentials.check(a.uuid, a.key)
 	switch {
 	case !ok:

@@ -22,8 +22,11 @@
 //     that nobody takes a part for the whole.
 //   - A new endpoint is known to the gateway that answered its creation. The
 //     other replicas learn of it through their views, usually within
-//     milliseconds; until then they answer 403, and the agent tries again. A
-//     deleted endpoint is refused in the same way.
+//     milliseconds; until then they answer 403, and the agent tries again.
+//   - A deletion is answered when no gateway answers the endpoint any more,
+//     and the release of a hostname when every gateway acts by it. A gateway
+//     that has not been able for 5 seconds to make sure which endpoints exist
+//     answers agents 503.
 //   - The lines of a container that an agent gets are those of the SHA-256 it
 //     is told. A container that is being replaced may be answered with 503
 //     until the new one has been read.

@@ -35,6 +35,7 @@ type Service struct {
 	metrics     *metrics
 	credentials *credentials
 	operators   *operators
+	peers       *peers
 	seen        *lastSeen
 	rules       *agentRules
 	containers  *agentContainers
@@ -75,6 +76,7 @@ func New(cfg Config) (*Service, error) {
 	if s.operators, err = newOperators(s.db, views); err != nil {
 		return fail(err)
 	}
+	s.peers = newPeers(cfg.Bus, cfg.Log, s.credentials.view)
 	s.metrics = newMetrics(cfg.Metrics, s.db, s.credentials.count)
 	s.rules = newAgentRules(s)
 	s.containers = newAgentContainers(s)
@@ -130,7 +132,10 @@ func (s *Service) Ready() error {
 	case !s.credentials.view.Ready():
 		return errors.New("view of endpoints is catching up")
 	}
-	return s.cfg.Bus.Ready()
+	if err := s.cfg.Bus.Ready(); err != nil {
+		return err
+	}
+	return s.peers.current()
 }
 
 // Run works until ctx ends: it makes the streams it owns, waits until its
@@ -141,6 +146,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
 	var work sync.WaitGroup
+	leave := func() {}
 	failed := func(what string, err error) {
 		if err != nil {
 			cancel(fmt.Errorf("%s: %w", what, err))
@@ -158,6 +164,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 		stop()
 		cancel(nil)
 		work.Wait()
+		leave()
 		err = errors.Join(err, s.db.Close())
 	}()
 	// Until requests are answered nothing needs to be finished, so everything
@@ -182,6 +189,11 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	} else if err != nil {
 		return orStopped(ctx, err)
 	}
+	if leave, err = s.peers.join(starting); err != nil {
+		leave = func() {}
+		return orStopped(ctx, err)
+	}
+	work.Go(func() { s.peers.run(inner) })
 	for _, srv := range []*httpServer{s.adminHTTP, s.agentHTTP} {
 		work.Go(func() { failed("http", srv.serve()) })
 	}

@@ -131,7 +131,7 @@ func TestSweepFreesSpace(t *testing.T) {
 			put(t, db, w, seq, entries)
 		}
 	}
-	const transactions = 120 // half a megabyte each
+	const transactions = 40 // half a megabyte each
 	beforeExpiry(t, 5, func(soon uint64) {
 		// Tables that come to rest early, so that little data is enough.
 		opened, err := badger.Open(badger.DefaultOptions(t.TempDir()).WithLogger(nil).WithMemTableSize(8 << 20).WithBaseTableSize(1 << 20).

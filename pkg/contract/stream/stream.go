@@ -84,9 +84,11 @@ func definition(name string, l Limits) (jetstream.StreamConfig, error) {
 		Duplicates: DuplicateWindow,
 	}
 	if name == Events || name == Alerts {
-		// Publishers share writes to stable storage by atomic batches. Small
-		// batches, alerts and headers compress well next to each other.
-		cfg.AllowAtomicPublish, cfg.Compression = true, jetstream.S2Compression
+		// Publishers share writes to stable storage by atomic batches, but not
+		// in a cluster: a server that was killed amid them did not come back
+		// as a copy of the stream. Small batches, alerts and headers compress
+		// well next to each other.
+		cfg.AllowAtomicPublish, cfg.Compression = cfg.Replicas == 1, jetstream.S2Compression
 	}
 	if l.MaxBytes > 0 {
 		cfg.MaxBytes = l.MaxBytes

@@ -147,28 +147,14 @@ func (s *Store) Info(ctx context.Context, name string) (Info, error) {
 // Last returns the sequence of the newest description of the whole store, 0 when
 // there is none. Its error wraps ErrStore.
 func (s *Store) Last(ctx context.Context) (uint64, error) {
-	name, filter := stream.ObjectStream(s.name)
-	// The client asks with the subject as part of the request's own, which
-	// no wildcard can be.
 	ctx, cancel := context.WithTimeout(ctx, messageTimeout)
 	defer cancel()
-	m, err := s.js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+name, []byte(`{"last_by_subj":"`+filter+`"}`))
+	name, filter := stream.ObjectStream(s.name)
+	seq, err := stream.LastSequence(ctx, s.js, name, filter)
 	if err != nil {
 		return 0, fmt.Errorf("%w: look up: %w", ErrStore, err)
 	}
-	var reply struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Seq uint64 `json:"seq"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(m.Data, &reply); err != nil {
-		return 0, fmt.Errorf("%w: look up: %w", ErrStore, err)
-	}
-	if reply.Error != nil && reply.Error.ErrorCode != jetstream.JSErrCodeMessageNotFound {
-		return 0, fmt.Errorf("%w: look up: %w", ErrStore, reply.Error)
-	}
-	return reply.Message.Seq, nil
+	return seq, nil
 }
 
 // Name gives a draft a name in place of what the name stood for, whose

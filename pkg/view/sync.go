@@ -2,12 +2,13 @@ package view
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 )
 
 // Sync returns when everything for this view that the stream held at the time
@@ -54,30 +55,14 @@ func (v *View) Sync(ctx context.Context) error {
 }
 
 // last returns the sequence of the last message that is for this view, 0
-// where there is none. It asks the leader of the stream itself, by the request
-// STREAM.MSG.GET of the JetStream API: the client would take the answer of any
-// replica of a bucket, which may be behind.
+// where there is none.
 func (v *View) last(ctx context.Context) (end uint64, err error) {
 	for _, filter := range v.cfg.Filters {
-		m, err := v.cfg.JS.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+v.cfg.Stream, fmt.Appendf(nil, `{"last_by_subj":%q}`, filter))
+		seq, err := stream.LastSequence(ctx, v.cfg.JS, v.cfg.Stream, filter)
 		if err != nil {
 			return 0, err
 		}
-		var reply struct {
-			Message struct {
-				Seq uint64 `json:"seq"`
-			} `json:"message"`
-			Error *jetstream.APIError `json:"error"`
-		}
-		if err := json.Unmarshal(m.Data, &reply); err != nil {
-			return 0, err
-		}
-		switch e := reply.Error; {
-		case e == nil:
-			end = max(end, reply.Message.Seq)
-		case e.ErrorCode != jetstream.JSErrCodeMessageNotFound:
-			return 0, e
-		}
+		end = max(end, seq)
 	}
 	return end, nil
 }

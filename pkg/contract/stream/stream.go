@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -156,6 +157,31 @@ func ObjectStream(store string) (name, filter string) {
 // description names by its nuid.
 func ObjectChunks(store, nuid string) string {
 	return "$O." + store + ".C." + nuid
+}
+
+// LastSequence returns the sequence of the newest message of a stream on
+// subjects that match a filter, 0 when there is none. It asks the leader of the
+// stream itself, by the request STREAM.MSG.GET of the JetStream API: the client
+// takes the answer of any replica of a bucket, which may be behind, and asks with
+// the subject as part of the request's own, which no wildcard can be.
+func LastSequence(ctx context.Context, js jetstream.JetStream, name, filter string) (uint64, error) {
+	m, err := js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+name, fmt.Appendf(nil, `{"last_by_subj":%q}`, filter))
+	if err != nil {
+		return 0, err
+	}
+	var reply struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Seq uint64 `json:"seq"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(m.Data, &reply); err != nil {
+		return 0, err
+	}
+	if reply.Error != nil && reply.Error.ErrorCode != jetstream.JSErrCodeMessageNotFound {
+		return 0, reply.Error
+	}
+	return reply.Message.Seq, nil
 }
 
 // Await waits until a stream exists, whose owner may still be starting. It

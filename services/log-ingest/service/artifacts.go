@@ -166,7 +166,7 @@ func (x *artifactIndex) current(ctx context.Context) error {
 	for {
 		// The last description may be one of a part that is removed before
 		// the view gets it, so it is asked for anew.
-		last, err := x.last(ctx)
+		last, err := stream.LastSequence(ctx, x.bus.JS, artifactStream, artifactMetas+">")
 		if err != nil {
 			return fault.New(fault.Unavailable, "artifacts cannot be listed: %v", err)
 		}
@@ -182,32 +182,6 @@ func (x *artifactIndex) current(ctx context.Context) error {
 			return fault.New(fault.Unavailable, "artifacts cannot be listed: %v", err)
 		}
 	}
-}
-
-// last returns the sequence of the newest description, 0 when there is none.
-func (x *artifactIndex) last(ctx context.Context) (uint64, error) {
-	// The client asks with the subject as part of the request's own, which
-	// no wildcard can be.
-	m, err := x.bus.NC.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+artifactStream, []byte(`{"last_by_subj":"`+artifactMetas+`>"}`))
-	if err != nil {
-		return 0, err
-	}
-	var reply struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Seq uint64 `json:"seq"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(m.Data, &reply); err != nil {
-		return 0, err
-	}
-	if reply.Error != nil {
-		if reply.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
-			return 0, nil
-		}
-		return 0, reply.Error
-	}
-	return reply.Message.Seq, nil
 }
 
 // tidyUp removes what remains of uploads that broke off, at the start and from

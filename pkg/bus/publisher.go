@@ -33,8 +33,10 @@ const (
 	// most holdTime.
 	holdPart = 4
 	holdTime = 10 * time.Millisecond
-	// atomicPause is how long no atomic batch is tried after one was refused.
+	// atomicPause is how long no atomic batch is tried after one was refused,
+	// atomicOff after the stream was found to take none at all.
 	atomicPause = time.Second
+	atomicOff   = time.Minute
 )
 
 // Publisher publishes messages to one stream and shares writes to stable storage
@@ -185,12 +187,12 @@ func (p *Publisher) single(pub *publication) {
 // to go alone.
 func (p *Publisher) batch(group []*publication) {
 	began := time.Now()
-	stored := p.atomic(group)
+	refused := p.atomic(group)
 	hold := min(time.Since(began)/holdPart, holdTime)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.batching = false
-	if stored {
+	if refused == nil {
 		p.holdFor, p.holdUntil = min(len(group)+len(p.queue), maxTogether), time.Now().Add(hold)
 		time.AfterFunc(hold, func() {
 			p.mu.Lock()
@@ -201,17 +203,21 @@ func (p *Publisher) batch(group []*publication) {
 		for _, pub := range group {
 			pub.alone = true
 		}
-		p.noAtomicBefore = time.Now().Add(atomicPause)
+		pause := atomicPause
+		if errors.Is(refused, jetstreamext.ErrBatchPublishNotEnabled) {
+			pause = atomicOff
+		}
+		p.noAtomicBefore = time.Now().Add(pause)
 		p.queue = append(group, p.queue...)
 	}
 	p.send()
 }
 
 // atomic publishes a group as one batch, stored as a whole or not at all. It
-// returns false when the server has refused it, so that nothing of it is
+// returns an error when the server has refused it, so that nothing of it is
 // stored: for a message that is in the stream already, for a limit, or because
 // the stream does not allow it.
-func (p *Publisher) atomic(group []*publication) bool {
+func (p *Publisher) atomic(group []*publication) error {
 	ctx, cancel := context.WithTimeout(context.Background(), p.timeout)
 	defer cancel()
 	msgs := make([]*nats.Msg, len(group))
@@ -219,15 +225,15 @@ func (p *Publisher) atomic(group []*publication) bool {
 		msgs[i] = pub.msg
 	}
 	ack, err := jetstreamext.PublishMsgBatch(ctx, p.js, msgs, jetstreamext.BatchFlowControl{AckTimeout: p.timeout})
-	var refused *jetstream.APIError
-	if errors.As(err, &refused) || errors.Is(err, nats.ErrNoResponders) {
+	var api *jetstream.APIError
+	if errors.As(err, &api) || errors.Is(err, nats.ErrNoResponders) {
 		for _, m := range msgs {
 			m.Reply = ""
 			for _, h := range [...]string{jetstreamext.BatchIDHeader, jetstreamext.BatchSeqHeader, jetstreamext.BatchCommitHeader} {
 				m.Header.Del(h)
 			}
 		}
-		return false
+		return err
 	}
 	for i, pub := range group {
 		if err != nil {
@@ -236,5 +242,5 @@ func (p *Publisher) atomic(group []*publication) bool {
 		}
 		pub.ok <- &jetstream.PubAck{Stream: ack.Stream, Domain: ack.Domain, Sequence: ack.Sequence - uint64(len(group)-1-i)}
 	}
-	return true
+	return nil
 }

@@ -49,17 +49,27 @@ func (g *Guard) Measure() error {
 	return g.measureFree()
 }
 
+// room returns how many bytes of the file system are free, and how many of them
+// are to be kept.
+func (g *Guard) room() (free, keep int64, err error) {
+	free, size, err := space(g.dir)
+	if err != nil {
+		return 0, 0, fmt.Errorf("free space of %s: %w", g.dir, err)
+	}
+	return free, min(g.keep, size/5), nil
+}
+
 // measureFree looks at the file system. What counts is how many bytes are free
 // beyond those to keep.
 func (g *Guard) measureFree() error {
 	if g.keep <= 0 {
 		return nil
 	}
-	free, size, err := space(g.dir)
+	free, keep, err := g.room()
 	if err != nil {
-		return fmt.Errorf("free space of %s: %w", g.dir, err)
+		return err
 	}
-	g.free.Store(free - min(g.keep, size/5))
+	g.free.Store(free - keep)
 	return nil
 }
 
@@ -70,11 +80,11 @@ func (g *Guard) Startable() error {
 	if g.keep <= 0 {
 		return nil
 	}
-	free, size, err := space(g.dir)
+	free, keep, err := g.room()
 	if err != nil {
-		return fmt.Errorf("free space of %s: %w", g.dir, err)
+		return err
 	}
-	if need := min(g.keep, size/5) / 8; free < need {
+	if need := keep / 8; free < need {
 		return fmt.Errorf("%w: %s has %d bytes left, a start needs %d", ErrNoRoom, g.dir, free, need)
 	}
 	return nil

@@ -22,6 +22,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/nightjar-edr/nightjar/pkg/ops"
 )
 
 const (
@@ -80,7 +82,7 @@ func startManager(ctx context.Context, binary, dir string, args ...string) (*man
 		return nil, ctx.Err()
 	}
 	m.client = &http.Client{Transport: &http.Transport{TLSClientConfig: m.trust(), MaxIdleConnsPerHost: 64}}
-	if err := until(ctx, "standalone to become ready", m.ready); err != nil {
+	if err := until(ctx, "standalone to become ready", func() error { return ops.Health(ctx, strings.TrimPrefix(m.ops, "http://")) }); err != nil {
 		m.kill()
 		return nil, err
 	}
@@ -114,19 +116,6 @@ func (m *manager) trust() *tls.Config {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
 	return &tls.Config{RootCAs: pool, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12}
-}
-
-func (m *manager) ready() error {
-	resp, err := http.Get(m.ops + "/readyz")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	text, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = errors.New(string(text))
-	}
-	return err
 }
 
 // stop ends the program cleanly.

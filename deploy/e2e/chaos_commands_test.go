@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -145,17 +144,7 @@ func (d *chaosDesk) execute(c *chaos, r *rand.Rand) {
 	}
 	body := fmt.Sprintf(`{"uuid":%q,"name":"run","args":["x"],"drop":[],"fetch":%s,"stdout":%q,"stderr":null,"error":""}`,
 		cmd.UUID, fetched, base64.StdEncoding.EncodeToString(res.stdout))
-	c.again("POST result", func(p *proc) error {
-		resp, err := p.client.Do(p.request(d.e, http.MethodPost, "/commands", strings.NewReader(body), false))
-		if err != nil {
-			return err
-		}
-		defer func() { _ = resp.Body.Close() }()
-		if resp.StatusCode != http.StatusOK {
-			err = errors.New(resp.Status)
-		}
-		return err
-	})
+	c.again("POST result", func(p *proc) error { return p.agentPost(d.e, "/commands", []byte(body)) })
 	d.mu.Lock()
 	d.handed[cmd.UUID] = res
 	d.mu.Unlock()

@@ -5,7 +5,6 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -37,17 +36,7 @@ func (f *chaosFiles) step(c *chaos, r *rand.Rand) {
 		if err != nil {
 			panic(err)
 		}
-		c.again("upload", func(p *proc) error {
-			resp, err := p.client.Do(p.request(f.e, http.MethodPost, "/upload/dumps", bytes.NewReader(body), false))
-			if err != nil {
-				return err
-			}
-			defer func() { _ = resp.Body.Close() }()
-			if resp.StatusCode != http.StatusOK {
-				err = errors.New(resp.Status)
-			}
-			return err
-		})
+		c.again("upload", func(p *proc) error { return p.agentPost(f.e, "/upload/dumps", body) })
 	}
 	f.content[name] = content
 }

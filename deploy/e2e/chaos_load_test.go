@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -478,3 +479,16 @@ func (o *chaosEndpoints) compare(data json.RawMessage) error {
 
 // chaosOthers is how many endpoints the other clients have.
 const chaosOthers = 6
+
+// agentPost makes an agent's request that must be answered with 200.
+func (p *proc) agentPost(e endpoint, path string, body []byte) error {
+	resp, err := p.client.Do(p.request(e, http.MethodPost, path, bytes.NewReader(body), false))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("POST %s: %s", path, resp.Status)
+	}
+	return nil
+}

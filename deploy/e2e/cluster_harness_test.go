@@ -7,9 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
-	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -129,21 +127,6 @@ func (s *natsServer) healthy() error {
 		return err
 	}
 	return answersOK("http://" + s.monitor + "/healthz")
-}
-
-// answersOK asks for a page of status.
-func answersOK(url string) error {
-	client := http.Client{Timeout: 5 * time.Second}
-	resp, err := client.Get(url)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = errors.New(string(body))
-	}
-	return err
 }
 
 // urls are the addresses of all NATS servers.

@@ -172,8 +172,12 @@ func (p *proc) launch() error {
 }
 
 // ready returns nil when the program is ready, otherwise why not.
-func (p *proc) ready() error {
-	resp, err := http.Get(p.ops + "/readyz")
+func (p *proc) ready() error { return answersOK(p.ops + "/readyz") }
+
+// answersOK asks for a page of status.
+func answersOK(url string) error {
+	client := http.Client{Timeout: 5 * time.Second}
+	resp, err := client.Get(url)
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,12 @@ const (
 	ViewAfterCommit Point = "view/after-commit"
 )
 
+// Every object store. HitIn is given the store's name.
+const (
+	// ObjectMidWrite: a part of a content is in the object store.
+	ObjectMidWrite Point = "objects/mid-write"
+)
+
 // Rules.
 const (
 	// RulesBeforeWrite: a changed rule set compiles and is not stored.
@@ -83,8 +89,6 @@ const (
 
 // Artifacts and reports.
 const (
-	// ArtifactMidUpload: a part of a file's content is in the object store.
-	ArtifactMidUpload Point = "api-gateway/artifact-mid-upload"
 	// ArtifactBeforeName: all of a content is stored, it has no name.
 	ArtifactBeforeName Point = "api-gateway/artifact-before-name"
 	// ArtifactAfterName: a content has its name, the agent does not know yet.
@@ -117,6 +121,10 @@ const (
 // the views that the services have.
 var views = []string{"access", "endpoints", "rules", "raised", "commands", "events", "alerts", "artifacts", "reports"}
 
+// stores are the parts of ObjectMidWrite: the object stores that are written
+// by way of pkg/objects under the load of the crash tests.
+var stores = []string{"artifacts"}
+
 // List returns every point as NIGHTJAR_FAILPOINTS names it.
 func List() []string {
 	list := []string{}
@@ -127,10 +135,13 @@ func List() []string {
 		FileMidUpload, CommandBeforeQueue, CommandBeforeDeliver, ResultBeforeRecord,
 		QueueBeforeWrite, QueueAfterWrite, NextBeforeMark, NextAfterMark, ResultAfterWrite, CancelAfterWrite,
 		EndpointBeforeWrite, EndpointAfterWrite, EndpointAfterDelete, EndpointBeforeForget,
-		ArtifactMidUpload, ArtifactBeforeName, ArtifactAfterName, ArtifactMidClean, ClearBeforeWrite, ClearAfterWrite,
+		ArtifactBeforeName, ArtifactAfterName, ArtifactMidClean, ClearBeforeWrite, ClearAfterWrite,
 		AdminBeforeAudit, AdminBeforeReply, StartAfterNATS, StartBeforeServices, StopAfterGateway, StopBeforeNATS,
 	} {
 		list = append(list, string(p))
+	}
+	for _, name := range stores {
+		list = append(list, part(ObjectMidWrite, name))
 	}
 	for _, v := range views {
 		list = append(list, part(ViewBeforeCommit, v), part(ViewAfterCommit, v))

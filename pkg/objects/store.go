@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 )
 
 const (
@@ -76,6 +78,22 @@ type Info struct {
 // Exists tells whether there is an object of that name.
 func (i *Info) Exists() bool { return i.Seq > 0 && !i.Deleted }
 
+// SHA256 returns the SHA-256 of the content in hexadecimal digits, empty where
+// the description has none.
+func (i *Info) SHA256() string { return hexDigest(i.Digest) }
+
+// SHA256 returns the SHA-256 of the content in hexadecimal digits.
+func (d *Draft) SHA256() string { return hexDigest(d.Digest) }
+
+// hexDigest gives a digest in the form of object stores another form.
+func hexDigest(digest string) string {
+	sum, err := jetstream.DecodeObjectDigest(digest)
+	if err != nil {
+		return ""
+	}
+	return hex.EncodeToString(sum)
+}
+
 // Write stores what r gives as a draft. An error of the store wraps ErrStore;
 // every other error is r's. What was stored by then is removed.
 func (s *Store) Write(ctx context.Context, r io.Reader) (_ *Draft, err error) {
@@ -102,6 +120,7 @@ func (s *Store) Write(ctx context.Context, r io.Reader) (_ *Draft, err error) {
 		if _, err := s.publish(ctx, &nats.Msg{Subject: stream.ObjectChunks(s.name, d.ID), Data: buf[:n]}); err != nil {
 			return nil, fmt.Errorf("%w: write: %w", ErrStore, err)
 		}
+		failpoint.HitIn(failpoint.ObjectMidWrite, s.name)
 		d.Size += uint64(n)
 		d.Chunks++
 	}

@@ -3,14 +3,11 @@ package gateway
 import (
 	"bufio"
 	"context"
-	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"io"
 	"mime"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -72,11 +69,7 @@ func (s *Service) listContainers(ctx context.Context, _ *call) (result, error) {
 // describe tells of a container as the admin API shows it. One that cannot be
 // read has no lines.
 func (c *container) describe() message.Container {
-	d := message.Container{Name: c.info.Name, Lines: c.lines, Size: c.info.Size, Modified: c.info.ModTime}
-	if sum, err := base64.URLEncoding.DecodeString(strings.TrimPrefix(c.info.Digest, "SHA-256=")); err == nil {
-		d.SHA256 = hex.EncodeToString(sum)
-	}
-	return d
+	return message.Container{Name: c.info.Name, Lines: c.lines, Size: c.info.Size, SHA256: c.info.SHA256(), Modified: c.info.ModTime}
 }
 
 // showContainer answers with a container's lines: in an envelope as a list, or

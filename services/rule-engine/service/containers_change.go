@@ -3,14 +3,13 @@ package ruleengine
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"io"
 	"maps"
 	"regexp"
-	"strings"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
@@ -188,11 +187,7 @@ func (s *Service) containerInForce(ctx context.Context, name string, revision ui
 
 // describe tells of a container.
 func describe(info objects.Info, lines int) message.Container {
-	c := message.Container{Name: info.Name, Lines: lines, Size: info.Size, Modified: info.ModTime}
-	if sum, err := base64.URLEncoding.DecodeString(strings.TrimPrefix(info.Digest, "SHA-256=")); err == nil {
-		c.SHA256 = hex.EncodeToString(sum)
-	}
-	return c
+	return message.Container{Name: info.Name, Lines: lines, Size: info.Size, SHA256: info.SHA256(), Modified: info.ModTime}
 }
 
 // importContainers stores the containers of the folders whose file is not the
@@ -305,5 +300,5 @@ func digestOf(r io.Reader) (string, error) {
 	if _, err := io.Copy(h, r); err != nil {
 		return "", err
 	}
-	return "SHA-256=" + base64.URLEncoding.EncodeToString(h.Sum(nil)), nil
+	return jetstream.GetObjectDigestValue(h), nil
 }

@@ -55,9 +55,9 @@ func (s *Store) joinParts(ctx context.Context, id message.ArtifactID, total int)
 	}
 	for _, p := range parts {
 		// The description goes first: a part that is there is complete.
-		s.purge(ctx, metaSubject(p.Name))
+		s.forget(ctx, p.Name)
 		failpoint.Hit(failpoint.ArtifactMidClean)
-		s.purge(ctx, chunkPrefix+p.NUID)
+		s.content.Discard(ctx, p.NUID)
 	}
 	return err
 }

@@ -257,9 +257,7 @@ func TestContainersAPI(t *testing.T) {
 	}
 	before = sent
 	post("Waits")
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if log := p.stderr.String(); strings.Contains(strings.ToLower(log), "permissions violation") {
+	if log := p.log(); strings.Contains(strings.ToLower(log), "permissions violation") {
 		t.Error("a service may not do on NATS what it has to")
 	}
 }

@@ -17,13 +17,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nightjar-edr/nightjar/pkg/testlog"
 )
 
 // binary is the standalone program, built once for all tests with buildFlags.
@@ -68,8 +69,7 @@ type proc struct {
 	admin, agent, nats, ops string
 
 	client *http.Client
-	mu     sync.Mutex
-	stderr bytes.Buffer
+	stderr testlog.Log
 	// exited is closed when the program has ended, with what Wait said.
 	exited chan struct{}
 	exit   error
@@ -100,11 +100,7 @@ func (p *proc) endWithTest() {
 }
 
 // log returns what the program has written so far.
-func (p *proc) log() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.stderr.String()
-}
+func (p *proc) log() string { return p.stderr.String() }
 
 func (p *proc) run() {
 	p.t.Helper()
@@ -124,11 +120,7 @@ func (p *proc) launch() error {
 	if err != nil {
 		return err
 	}
-	p.cmd.Stderr = writer(func(b []byte) (int, error) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.stderr.Write(b)
-	})
+	p.cmd.Stderr = &p.stderr
 	if err := p.cmd.Start(); err != nil {
 		return err
 	}
@@ -188,10 +180,6 @@ func answersOK(url string) error {
 	}
 	return err
 }
-
-type writer func([]byte) (int, error)
-
-func (w writer) Write(b []byte) (int, error) { return w(b) }
 
 // terminate stops the program with SIGTERM and demands a clean end.
 func (p *proc) terminate() {

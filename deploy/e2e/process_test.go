@@ -1,17 +1,17 @@
 package e2e
 
 import (
-	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nightjar-edr/nightjar/pkg/testlog"
 )
 
 // process is a program that runs beside others in a test.
@@ -23,8 +23,7 @@ type process struct {
 	env  []string
 
 	cmd    *exec.Cmd
-	mu     sync.Mutex
-	output bytes.Buffer
+	output testlog.Log
 	// exited is closed when the program has ended, with what Wait said.
 	exited chan struct{}
 	exit   error
@@ -52,12 +51,7 @@ func (p *process) run() {
 	p.t.Helper()
 	p.cmd = exec.Command(p.path, p.args...)
 	p.cmd.Env = append(os.Environ(), p.env...)
-	p.cmd.Stdout = writer(func(b []byte) (int, error) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.output.Write(b)
-	})
-	p.cmd.Stderr = p.cmd.Stdout
+	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}
@@ -70,11 +64,7 @@ func (p *process) run() {
 }
 
 // log returns what the program has written so far.
-func (p *process) log() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.output.String()
-}
+func (p *process) log() string { return p.output.String() }
 
 // running returns an error when the program has ended.
 func (p *process) running() error {

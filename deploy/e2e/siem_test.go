@@ -21,6 +21,7 @@ import (
 	"testing"
 
 	"github.com/nightjar-edr/nightjar/pkg/samples"
+	"github.com/nightjar-edr/nightjar/pkg/testlog"
 )
 
 // page is docs/siem.md.
@@ -109,10 +110,10 @@ func (s *site) command(line string, replace ...string) *exec.Cmd {
 }
 
 // run starts a command of the page. It is killed with the test, or by stop.
-func (s *site) run(line string, replace ...string) (out *lineBuffer, stop func()) {
+func (s *site) run(line string, replace ...string) (out *testlog.Log, stop func()) {
 	s.t.Helper()
 	cmd := s.command(line, replace...)
-	out = &lineBuffer{}
+	out = &testlog.Log{}
 	var stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = out, &stderr
 	if err := cmd.Start(); err != nil {
@@ -127,24 +128,6 @@ func (s *site) run(line string, replace ...string) (out *lineBuffer, stop func()
 	})
 	s.t.Cleanup(stop)
 	return out, stop
-}
-
-// lineBuffer holds what a program prints.
-type lineBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lineBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lineBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // id is what identifies an alert in its payload.

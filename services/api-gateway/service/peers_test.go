@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"net/http"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/testlog"
 )
 
 // holding is a log handler in which a view of endpoints stands still at the
@@ -159,7 +159,7 @@ func TestChangesWaitForEveryGateway(t *testing.T) {
 // A gateway that does not learn of a deletion is named in the log, and answers
 // no agent any more when the deletion is answered. When it gets on it does.
 func TestGatewayThatIsBehindRefusesAgents(t *testing.T) {
-	log := &buffer{}
+	log := &testlog.Log{}
 	first := newRig(t, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(log, nil)) })
 	h := newHolding()
 	second := first.beside(h)
@@ -194,7 +194,7 @@ func TestGatewayThatIsBehindRefusesAgents(t *testing.T) {
 
 // A gateway that is cut off from NATS answers no agent once its lease is over.
 func TestGatewayWithoutNATSRefusesAgents(t *testing.T) {
-	log := &buffer{}
+	log := &testlog.Log{}
 	r := newRig(t, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(log, nil)) })
 	e := r.endpoint()
 	r.known(e)
@@ -249,22 +249,4 @@ func TestLeavingIsSaid(t *testing.T) {
 	eventually(t, "the gateways know each other", func() bool { return knows() == 1 })
 	second.stop()
 	eventually(t, "the one that left is forgotten", func() bool { return knows() == 0 })
-}
-
-// buffer is a buffer for a log.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }

@@ -1,38 +1,22 @@
 package dispatch
 
 import (
-	"bytes"
 	"fmt"
 	"log/slog"
 	"reflect"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/natstest"
+	"github.com/nightjar-edr/nightjar/pkg/testlog"
 )
 
-// logged is a log that can be read while it is written.
-type logged struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-// Write adds to the log.
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-// lines returns the lines that hold a text.
-func (l *logged) lines(text string) (found []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for line := range strings.Lines(l.text.String()) {
+// lines returns the lines of a log that hold a text.
+func lines(log *testlog.Log, text string) (found []string) {
+	for line := range strings.Lines(log.String()) {
 		if strings.Contains(line, text) {
 			found = append(found, line)
 		}
@@ -45,7 +29,7 @@ func (l *logged) lines(text string) (found []string) {
 func TestIgnoredResults(t *testing.T) {
 	srv := natstest.Start(t)
 	clk := newClock()
-	log := &logged{}
+	log := &testlog.Log{}
 	s := start(t, srv, setup{clock: clk, log: slog.New(slog.NewTextHandler(log, nil))})
 	c := client{t: t, b: srv.Bus(t, access.Gateway)}
 	endpoint, other := newUUID(), newUUID()
@@ -78,7 +62,7 @@ func TestIgnoredResults(t *testing.T) {
 			t.Errorf("result is %s, want %s", got, tc.want)
 		}
 		want := fmt.Sprintf("endpoint=%s command=%s reason=%s\n", tc.from, tc.id, tc.want)
-		if lines := log.lines("result ignored"); len(lines) == 0 || !strings.HasSuffix(lines[len(lines)-1], want) {
+		if lines := lines(log, "result ignored"); len(lines) == 0 || !strings.HasSuffix(lines[len(lines)-1], want) {
 			t.Errorf("the log has %q, want the last to end in %q", lines, want)
 		}
 		if after := c.list(endpoint, 0); !reflect.DeepEqual(after, before) {

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/nightjar-edr/nightjar/pkg/durable"
 )
 
 // apiKeys are the keys of the gateway's APIs, files of the folder of the keys
@@ -17,15 +19,9 @@ var apiKeys = []string{"admin-key", "server-key"}
 // makeAPIKeys makes those that are not there.
 func makeAPIKeys(dir string) error {
 	for _, name := range apiKeys {
-		f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if errors.Is(err, fs.ErrExist) {
-			continue
-		} else if err != nil {
-			return err
-		}
-		_, err = f.WriteString(rand.Text() + rand.Text())
-		if err = errors.Join(err, f.Sync(), f.Close()); err != nil { // half a key would never be replaced
-			return errors.Join(fmt.Errorf("%s: %w", name, err), os.Remove(f.Name()))
+		err := durable.Create(filepath.Join(dir, name), []byte(rand.Text()+rand.Text()), 0o600)
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return nil

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"gopkg.in/yaml.v2"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 )
 
 // seedKey is the name of a seed within its secret.
@@ -59,7 +61,7 @@ func printSecrets(w io.Writer, dir, namespace string, users []string) error {
 			return fmt.Errorf("secret %s of %s: Kubernetes wants a letter or digit at the end of a name", name, user)
 		}
 		owner[name] = user
-		seed, err := os.ReadFile(seedFile(dir, user))
+		seed, err := os.ReadFile(access.SeedFile(dir, user))
 		if err != nil {
 			return fmt.Errorf("key of %s: %w", user, err)
 		}

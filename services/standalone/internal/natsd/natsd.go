@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,7 +18,6 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/config"
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
-	"github.com/nightjar-edr/nightjar/pkg/durable"
 )
 
 // Config describes the server.
@@ -184,28 +181,11 @@ func user(public string, p access.Permissions) *server.NkeyUser {
 // UserKey returns the public NKey of a user, such as a SIEM, whose seed is in
 // <dir>/<name>.nk and is made, readable by the owner alone, when it is missing.
 func UserKey(dir, name string) (public, file string, err error) {
-	file = filepath.Join(dir, name+".nk")
-	seed, err := os.ReadFile(file)
-	if os.IsNotExist(err) {
-		kp, err := nkeys.CreateUser()
-		if err != nil {
-			return "", "", fmt.Errorf("nkey of %s: %w", name, err)
-		}
-		if seed, err = kp.Seed(); err != nil {
-			return "", "", fmt.Errorf("nkey of %s: %w", name, err)
-		}
-		if err := durable.WriteFile(file, append(seed, '\n'), 0o600); err != nil {
-			return "", "", fmt.Errorf("nkey of %s: %w", name, err)
-		}
-	} else if err != nil {
-		return "", "", fmt.Errorf("nkey of %s: %w", name, err)
+	if err := access.MakeSeed(dir, name); err != nil {
+		return "", "", err
 	}
-	kp, err := nkeys.ParseDecoratedNKey(seed)
-	if err != nil {
-		return "", "", fmt.Errorf("nkey of %s in %s: %w", name, file, err)
-	}
-	public, err = kp.PublicKey()
-	return public, file, err
+	public, err = access.PublicKey(dir, name)
+	return public, access.SeedFile(dir, name), err
 }
 
 // failure is the first write error of a stream.

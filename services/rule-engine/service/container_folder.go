@@ -10,8 +10,9 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 )
 
-// containerFile is a file that holds the lines of a container.
-type containerFile struct{ name, dir, path string }
+// containerFile is a file that holds the lines of a container. digest is the
+// one that the container has in the object store when it holds them.
+type containerFile struct{ name, dir, path, digest string }
 
 // readContainerFolder finds the container files below a folder, sorted by path.
 // A container's name is that of its file up to the first dot. One file that is
@@ -41,7 +42,11 @@ func parseContainerFolder(dir string) ([]containerFile, error) {
 			return nil, fmt.Errorf("file %s: %q cannot be the name of a container: want 1 to 128 letters, digits, underscores or dashes before the first dot",
 				relative(dir, path), name)
 		}
-		if _, err := f.digest(); err != nil {
+		err := f.read(func(text *message.ContainerText) (err error) {
+			f.digest, err = digestOf(text)
+			return err
+		})
+		if err != nil {
 			return nil, f.fail(err)
 		}
 		fileOf[name] = relative(dir, path)
@@ -58,16 +63,6 @@ func (f containerFile) read(use func(*message.ContainerText) error) error {
 	}
 	defer func() { _ = file.Close() }() // it was only read
 	return use(message.NewContainerText(file, false))
-}
-
-// digest returns the digest that the container has in the object store when it
-// holds the file's lines.
-func (f containerFile) digest() (sum string, err error) {
-	err = f.read(func(text *message.ContainerText) (err error) {
-		sum, err = digestOf(text)
-		return err
-	})
-	return sum, err
 }
 
 // fail adds the file to an error.

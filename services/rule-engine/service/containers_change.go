@@ -203,20 +203,16 @@ func (s *Service) importContainers(ctx context.Context) error {
 }
 
 func (s *Service) importContainer(ctx context.Context, f containerFile) error {
-	digest, err := f.digest()
-	if err != nil {
-		return err
-	}
 	info, err := s.changeContainer(ctx, f.name, func(before objects.Info) (objects.Info, error) {
-		if before.Metadata[message.ContainerImported] == digest {
+		if before.Metadata[message.ContainerImported] == f.digest {
 			return before, nil
 		}
 		metadata := maps.Clone(before.Metadata)
 		if metadata == nil {
 			metadata = map[string]string{}
 		}
-		metadata[message.ContainerImported] = digest
-		if before.Exists() && before.Digest == digest {
+		metadata[message.ContainerImported] = f.digest
+		if before.Exists() && before.Digest == f.digest {
 			return s.objects.Annotate(ctx, metadata, before)
 		}
 		return s.storeFile(ctx, f, metadata, before)

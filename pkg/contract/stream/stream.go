@@ -50,6 +50,15 @@ const DuplicateWindow = 2 * time.Minute
 // deleted meanwhile, until its store is deleted.
 const MarkerTTL = 30 * 24 * time.Hour
 
+// placementTimeout bounds the wait for a server that a stream can be placed on:
+// the servers of a cluster that starts tell each other what room they have a
+// moment after they take requests, and at the latest 10 seconds after.
+const placementTimeout = 20 * time.Second
+
+// noSuitablePeers is the error code of JetStream for a stream that no server,
+// or not enough of them, can take.
+const noSuitablePeers jetstream.ErrorCode = 10005
+
 // Limits are what an operator may choose. The zero value keeps everything
 // for ever on one replica.
 type Limits struct {
@@ -85,11 +94,12 @@ func definition(name string, l Limits) (jetstream.StreamConfig, error) {
 		Duplicates: DuplicateWindow,
 	}
 	if name == Events || name == Alerts {
-		// Publishers share writes to stable storage by atomic batches, but not
-		// in a cluster: a server that was killed amid them did not come back
-		// as a copy of the stream. Small batches, alerts and headers compress
-		// well next to each other.
-		cfg.AllowAtomicPublish, cfg.Compression = cfg.Replicas == 1, jetstream.S2Compression
+		// Publishers share writes to stable storage by atomic batches. Small
+		// batches, alerts and headers compress well next to each other.
+		// Neither in a cluster, docs/adr/0020 says why.
+		if cfg.Replicas == 1 {
+			cfg.AllowAtomicPublish, cfg.Compression = true, jetstream.S2Compression
+		}
 	}
 	if l.MaxBytes > 0 {
 		cfg.MaxBytes = l.MaxBytes
@@ -107,20 +117,37 @@ func Ensure(ctx context.Context, js jetstream.JetStream, name string, l Limits) 
 	if err != nil {
 		return err
 	}
-	if _, err := js.CreateOrUpdateStream(ctx, cfg); err != nil {
+	if _, err := placed(ctx, func() (jetstream.Stream, error) { return js.CreateOrUpdateStream(ctx, cfg) }); err != nil {
 		return fmt.Errorf("stream %s: %w", name, err)
 	}
 	return nil
+}
+
+// placed repeats what creates a stream while servers that could take it are
+// missing, for placementTimeout at most.
+func placed[T any](ctx context.Context, create func() (T, error)) (T, error) {
+	for end := time.Now().Add(placementTimeout); ; {
+		made, err := create()
+		if api := (*jetstream.APIError)(nil); !errors.As(err, &api) || api.ErrorCode != noSuitablePeers || time.Now().After(end) {
+			return made, err
+		}
+		select {
+		case <-ctx.Done():
+			return made, err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // EnsureKV creates a key-value bucket or brings it to its definition, with
 // the given number of past values of each key kept. Only the bucket's owner
 // calls it. It is idempotent.
 func EnsureKV(ctx context.Context, js jetstream.JetStream, bucket string, history uint8, replicas int) (jetstream.KeyValue, error) {
-	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+	cfg := jetstream.KeyValueConfig{
 		Bucket: bucket, History: max(1, history), Replicas: max(1, replicas), Storage: jetstream.FileStorage,
 		LimitMarkerTTL: MarkerTTL,
-	})
+	}
+	kv, err := placed(ctx, func() (jetstream.KeyValue, error) { return js.CreateOrUpdateKeyValue(ctx, cfg) })
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", bucket, err)
 	}
@@ -134,7 +161,7 @@ func EnsureObjects(ctx context.Context, js jetstream.JetStream, name string, l L
 	if l.MaxBytes > 0 {
 		cfg.MaxBytes = l.MaxBytes
 	}
-	o, err := js.CreateOrUpdateObjectStore(ctx, cfg)
+	o, err := placed(ctx, func() (jetstream.ObjectStore, error) { return js.CreateOrUpdateObjectStore(ctx, cfg) })
 	if err != nil {
 		return nil, fmt.Errorf("object store %s: %w", name, err)
 	}
@@ -151,6 +178,21 @@ func KVStream(bucket string) (name, filter string) {
 // filter over the descriptions of all its objects.
 func ObjectStream(store string) (name, filter string) {
 	return "OBJ_" + store, "$O." + store + ".M.>"
+}
+
+// Record returns the names of all streams that make up the record, with those
+// behind buckets and object stores.
+func Record() []string {
+	names := []string{Events, Alerts, Audit, DeadLetters}
+	for _, bucket := range []string{Access, Endpoints, Rules, Commands, Reports} {
+		name, _ := KVStream(bucket)
+		names = append(names, name)
+	}
+	for _, store := range []string{Containers, Files, Artifacts} {
+		name, _ := ObjectStream(store)
+		names = append(names, name)
+	}
+	return names
 }
 
 // ObjectChunks returns the subject of the chunks of one object, which its

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"path/filepath"
-	"slices"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
@@ -22,11 +21,7 @@ func keyVariable(user string) string { return "key-" + user }
 
 // writeConfig writes the server's configuration for these users.
 func writeConfig(dir string, users []string) error {
-	server, err := serverConfig(users)
-	if err != nil {
-		return err
-	}
-	if err := durable.WriteFile(filepath.Join(dir, serverFile), server, 0o644); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, serverFile), serverConfig(users), 0o644); err != nil {
 		return err
 	}
 	return durable.WriteFile(filepath.Join(dir, clusterFile), []byte(clusterConfig), 0o644)
@@ -99,17 +94,11 @@ cluster {
 `
 
 // serverConfig returns the content of serverFile.
-func serverConfig(users []string) ([]byte, error) {
+func serverConfig(users []string) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, serverSettings, keysFile, stream.MaxMessage)
 	for _, user := range users {
-		p := access.ForSIEM(user)
-		if slices.Contains(access.Services, user) {
-			var err error
-			if p, err = access.ForService(user); err != nil {
-				return nil, err
-			}
-		}
+		p := access.For(user)
 		fmt.Fprintf(&b, "    {\n      nkey: $%s\n      permissions {\n", keyVariable(user))
 		writeSubjects(&b, "publish", p.Publish)
 		writeSubjects(&b, "subscribe", p.Subscribe)
@@ -119,7 +108,7 @@ func serverConfig(users []string) ([]byte, error) {
 		b.WriteString("      }\n    }\n")
 	}
 	b.WriteString("  ]\n}\n")
-	return b.Bytes(), nil
+	return b.Bytes()
 }
 
 func writeSubjects(b *bytes.Buffer, verb string, subjects []string) {

@@ -92,8 +92,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return lifecycle.ExitOK
 }
 
-// allUsers returns the names of all users: the services and the SIEMs.
+// allUsers returns the names of all users.
 func allUsers(siems string) ([]string, error) {
 	names, err := access.ParseSIEMs(siems)
-	return append(append([]string(nil), access.Services...), names...), err
+	return access.Users(names), err
 }

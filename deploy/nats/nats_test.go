@@ -102,13 +102,18 @@ func TestConfigurationGivesTheRights(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		users := append(slices.Clone(access.Services), "siem", "other_siem")
+		users := append(slices.Clone(access.Services), access.Backup, access.Restore, "siem", "other_siem")
 		if len(opts.Nkeys) != len(users) || len(opts.Users) != 0 || opts.NoAuthUser != "" || len(opts.Accounts) != 0 {
 			t.Fatalf("%s: users %v %v", file, opts.Nkeys, opts.Users)
 		}
 		for i, user := range users {
 			want := access.ForSIEM(user)
-			if i < len(access.Services) {
+			switch {
+			case user == access.Backup:
+				want = access.ForBackup()
+			case user == access.Restore:
+				want = access.ForRestore()
+			case i < len(access.Services):
 				if want, err = access.ForService(user); err != nil {
 					t.Fatal(err)
 				}
@@ -157,7 +162,7 @@ func TestKeys(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
 	must(t, "keys", "--dir", dir)
 	first := files(t, dir)
-	if len(first) != len(access.Services)+2+len(apiKeys) {
+	if len(first) != len(access.Services)+4+len(apiKeys) {
 		t.Errorf("files %v", first)
 	}
 	seeds := map[string]bool{}
@@ -208,7 +213,7 @@ func TestSecrets(t *testing.T) {
 	must(t, "keys", "--dir", dir, "--siem", "SIEM_1")
 	have := files(t, dir)
 	docs := strings.Split(must(t, "secrets", "--dir", dir, "--siem", "SIEM_1", "--namespace", "0x1"), "---\n")
-	if len(docs) != len(access.Services)+4 || docs[0] != "" {
+	if len(docs) != len(access.Services)+6 || docs[0] != "" {
 		t.Fatalf("%d documents", len(docs))
 	}
 	for _, doc := range docs[1:] {

@@ -2,6 +2,7 @@ package access
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -30,6 +31,27 @@ const (
 
 // Services are the names of all services that have a user.
 var Services = []string{Gateway, Rules, Registry, Commands, Ingest, Scorer}
+
+// Users returns the names of all users where services run apart: the services,
+// Backup, Restore and these SIEMs.
+func Users(siems []string) []string {
+	return slices.Concat(Services, []string{Backup, Restore}, siems)
+}
+
+// For returns the permissions of a user. A name that is neither that of a
+// service nor Backup nor Restore is that of a SIEM.
+func For(user string) Permissions {
+	switch user {
+	case Backup:
+		return ForBackup()
+	case Restore:
+		return ForRestore()
+	}
+	if p, err := ForService(user); err == nil {
+		return p
+	}
+	return ForSIEM(user)
+}
 
 // InboxPrefix returns the prefix of a user's private inbox. No user can read
 // another one's answers.
@@ -166,10 +188,13 @@ func ForBackup() Permissions {
 }
 
 // ForRestore returns the permissions of the user who brings streams back from
-// a backup: to make streams that do not exist yet, with what they held.
+// a backup: to make the streams of the record, with what they held. The server
+// refuses a stream that exists, so where the services have started once the
+// user can change nothing.
 func ForRestore() Permissions {
-	return Permissions{
-		Subscribe: []string{InboxPrefix(Restore) + ".>"},
-		Publish:   []string{"$JS.API.STREAM.INFO.*", "$JS.API.STREAM.RESTORE.*", "$JS.SNAPSHOT.RESTORE.>"},
+	p := Permissions{Subscribe: []string{InboxPrefix(Restore) + ".>"}}
+	for _, name := range stream.Record() {
+		p.Publish = append(p.Publish, "$JS.API.STREAM.INFO."+name, "$JS.API.STREAM.RESTORE."+name, "$JS.SNAPSHOT.RESTORE."+name+".*")
 	}
+	return p
 }

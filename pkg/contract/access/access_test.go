@@ -144,6 +144,8 @@ func TestPublish(t *testing.T) {
 		message.GatewayAlive:                                      {gateway},
 		"edr.unknown":                                             nil,
 		"edr":                                                     nil,
+		"$JS.API.STREAM.RESTORE.OTHER":                            nil,
+		"$JS.SNAPSHOT.RESTORE.OTHER.id":                           nil,
 		subject.Logs(subject.PartitionOf(endpoint), "query"):      {gateway},
 		access.InboxPrefix(gateway) + ".answer":                   nil,
 		"$JS.API.INFO":                                            access.Services,

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // runCommand runs a command of standalone and returns what it printed and its exit
@@ -52,45 +54,48 @@ func batch(b, size int, base time.Time) (lines [][]byte) {
 	return lines
 }
 
-// TestBackupUnderLoad backs a manager up in the middle of a load, restores it
-// elsewhere and holds the restored manager against what had been acknowledged
-// before the backup began.
-func TestBackupUnderLoad(t *testing.T) {
-	const agents, size, before, most = 3, 20, 12, 60
-	// Without an address for NATS the backup finds the manager all the same.
-	p := start(t, t.TempDir(), "--nats-addr", "off")
+// backedUp is a house under load while it is backed up: agents send batches of
+// events and an operator queues commands.
+type backedUp struct {
+	t      *testing.T
+	agents []endpoint
+	// latest was enrolled just before the backup.
+	latest endpoint
+	base   time.Time
+	stop   chan struct{}
+	work   sync.WaitGroup
+	// sent are how many batches of each agent are acknowledged, before how
+	// many were when the backup began.
+	sent   []atomic.Int64
+	before []int64
+}
+
+const backupBatch = 20
+
+// loadForBackup starts the load and returns when some of it is acknowledged.
+func loadForBackup(t *testing.T, p *proc) *backedUp {
+	t.Helper()
+	const agents, least, most = 3, 12, 60
+	b := &backedUp{t: t, base: time.Now().Add(-time.Hour), stop: make(chan struct{}), sent: make([]atomic.Int64, agents)}
 	p.data(http.MethodPost, "/rules", testRule)
-	endpoints := make([]endpoint, agents)
-	base := time.Now().Add(-time.Hour)
-	stop := make(chan struct{})
-	sent := make([]atomic.Int64, agents) // batches acknowledged
-	var work sync.WaitGroup
-	for a := range agents {
-		endpoints[a] = p.enrol()
-		work.Go(func() {
-			for b := range most {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if code, err := p.post(endpoints[a], true, batch(b, size, base)...); err != nil || code != http.StatusOK {
+	for range agents {
+		b.agents = append(b.agents, p.enrol())
+	}
+	for a, e := range b.agents {
+		b.work.Go(func() {
+			for n := 0; n < most && !b.stopped(); n++ {
+				if code, err := p.post(e, true, batch(n, backupBatch, b.base)...); err != nil || code != http.StatusOK {
 					t.Errorf("POST /logs: %d %v", code, err)
 					return
 				}
-				sent[a].Add(1)
+				b.sent[a].Add(1)
 			}
 		})
 	}
 	// Keys of buckets are rewritten meanwhile, which a snapshot alone may miss.
-	work.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			for _, e := range endpoints {
+	b.work.Go(func() {
+		for !b.stopped() {
+			for _, e := range b.agents {
 				if _, err := p.ask(http.MethodPost, "/endpoints/"+e.UUID+"/command", `{"command-line":"whoami"}`); err != nil {
 					t.Error(err)
 					return
@@ -99,41 +104,54 @@ func TestBackupUnderLoad(t *testing.T) {
 		}
 	})
 	eventually(t, "load", func() error {
-		for a := range agents {
-			if n := sent[a].Load(); n < before {
+		for a := range b.sent {
+			if n := b.sent[a].Load(); n < least {
 				return fmt.Errorf("agent %d: %d batches", a, n)
 			}
 		}
 		return nil
 	})
-	acked := make([]int64, agents)
-	for a := range agents {
-		acked[a] = sent[a].Load()
+	for a := range b.sent {
+		b.before = append(b.before, b.sent[a].Load())
 	}
-	latest := p.enrol() // acknowledged just before
-	file := filepath.Join(t.TempDir(), "backup.tar")
-	mustRun(t, "backup", "--data-dir", p.dir, "--to", file)
-	close(stop)
-	work.Wait()
-	if out, code := runCommand(t, "backup", "--data-dir", p.dir, "--to", file); code != 1 || !strings.Contains(out, "exist") {
-		t.Errorf("a backup over another one: exit code %d, %s", code, out)
-	}
-	p.kill()
+	b.latest = p.enrol()
+	return b
+}
 
-	dir := filepath.Join(t.TempDir(), "elsewhere")
-	mustRun(t, "restore", "--from", file, "--data-dir", dir)
-	r := start(t, dir)
-	r.mustPost(latest, plainEvent(1, base))
-	for a, e := range endpoints {
+func (b *backedUp) stopped() bool {
+	select {
+	case <-b.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// end ends the load.
+func (b *backedUp) end() {
+	close(b.stop)
+	b.work.Wait()
+}
+
+// verify holds the restored house against what had been acknowledged before the
+// backup began. Agents then repeat everything with the keys they had, which
+// adds only what the backup did not have. alerts reads ALERTS as the SIEM.
+func (b *backedUp) verify(r *proc, alerts func() []jetstream.Msg) {
+	t := b.t
+	t.Helper()
+	r.mustPost(b.latest, plainEvent(1, b.base))
+	all := 0
+	for a, e := range b.agents {
 		var got int
 		eventually(t, "events of before", func() error {
-			if got = len(r.events(e, "logs"+everything)); got < int(acked[a])*size {
-				return fmt.Errorf("%d events, %d were acknowledged before the backup", got, acked[a]*size)
+			if got = len(r.events(e, "logs"+everything)); got < int(b.before[a])*backupBatch {
+				return fmt.Errorf("%d events, %d were acknowledged before the backup", got, b.before[a]*backupBatch)
 			}
 			return nil
 		})
-		if got%size != 0 || got > int(sent[a].Load()+1)*size {
-			t.Errorf("%d events, %d batches of %d were sent", got, sent[a].Load(), size)
+		total := int(b.sent[a].Load())
+		if got%backupBatch != 0 || got > (total+1)*backupBatch {
+			t.Errorf("%d events, %d batches of %d were sent", got, total, backupBatch)
 		}
 		// Alerts are copied behind the events, so there may be more.
 		eventually(t, "alerts of before", func() error {
@@ -142,37 +160,52 @@ func TestBackupUnderLoad(t *testing.T) {
 			}
 			return nil
 		})
-		// An agent that repeats everything, with the key it had, adds only
-		// what the backup did not have.
-		total := int(sent[a].Load())
-		for b := range total {
-			r.mustPost(e, batch(b, size, base)...)
+		for n := range total {
+			r.mustPost(e, batch(n, backupBatch, b.base)...)
 		}
 		eventually(t, "each event once", func() error {
-			if n := len(r.events(e, "logs"+everything)); n != total*size {
-				return fmt.Errorf("%d events, want %d", n, total*size)
+			if n := len(r.events(e, "logs"+everything)); n != total*backupBatch {
+				return fmt.Errorf("%d events, want %d", n, total*backupBatch)
 			}
-			if n := len(r.events(e, "alerts"+everything)); n != total*size/10 {
-				return fmt.Errorf("%d alerts, want %d", n, total*size/10)
+			if n := len(r.events(e, "alerts"+everything)); n != total*backupBatch/10 {
+				return fmt.Errorf("%d alerts, want %d", n, total*backupBatch/10)
 			}
 			return nil
 		})
+		all += total * backupBatch / 10
 	}
 	ids := map[string]bool{}
-	for _, m := range r.alerts() { // with the key of before
+	for _, m := range alerts() {
 		id := m.Headers().Get("Nats-Msg-Id")
 		if ids[id] {
 			t.Errorf("alert %s stands in the stream twice", id)
 		}
 		ids[id] = true
 	}
-	want := 0
-	for a := range agents {
-		want += int(sent[a].Load()) * size / 10
+	if len(ids) != all {
+		t.Errorf("%d alerts at the SIEM, want %d", len(ids), all)
 	}
-	if len(ids) != want {
-		t.Errorf("%d alerts at the SIEM, want %d", len(ids), want)
+}
+
+// TestBackupUnderLoad backs a manager up in the middle of a load, restores it
+// elsewhere and holds the restored manager against what had been acknowledged
+// before the backup began.
+func TestBackupUnderLoad(t *testing.T) {
+	// Without an address for NATS the backup finds the manager all the same.
+	p := start(t, t.TempDir(), "--nats-addr", "off")
+	load := loadForBackup(t, p)
+	file := filepath.Join(t.TempDir(), "backup.tar")
+	mustRun(t, "backup", "--data-dir", p.dir, "--to", file)
+	load.end()
+	if out, code := runCommand(t, "backup", "--data-dir", p.dir, "--to", file); code != 1 || !strings.Contains(out, "exist") {
+		t.Errorf("a backup over another one: exit code %d, %s", code, out)
 	}
+	p.kill()
+
+	dir := filepath.Join(t.TempDir(), "elsewhere")
+	mustRun(t, "restore", "--from", file, "--data-dir", dir)
+	r := start(t, dir)
+	load.verify(r, r.alerts) // with the SIEM's key of before
 }
 
 // stable is what differs between two backups of the same: when endpoints were

@@ -58,9 +58,13 @@ func runRestore(ctx context.Context, args []string) int {
 	from := fs.String("from", "", "file that standalone backup wrote")
 	dir := fs.String("data-dir", "./data", "folder to restore into, empty or missing")
 	remote := addRemote(fs)
+	fs.IntVar(&remote.Replicas, "replicas", 0, "copies of each stream, with --nats-url; 0 means as many as there were")
 	return command(ctx, "restore", fs, args, func(ctx context.Context, log *slog.Logger) error {
 		if *from == "" {
 			return fmt.Errorf("%w: --from names no file", lifecycle.ErrUsage)
+		}
+		if r := remote.Replicas; r < 0 || r > 5 {
+			return fmt.Errorf("%w: --replicas %d: at most 5", lifecycle.ErrUsage, r)
 		}
 		m, err := manager.Restore(ctx, *from, *dir, *remote, log)
 		if err != nil {

@@ -36,6 +36,9 @@ type Remote struct {
 	// SeedFile is a file with an NKey seed, CAFile a PEM file with the
 	// certificate authority of the servers; empty for none.
 	SeedFile, CAFile string
+	// Replicas is how many copies a restore makes of each stream; 0 means as
+	// many as there were.
+	Replicas int
 }
 
 func (r *Remote) connect(user string, log *slog.Logger) (*bus.Bus, error) {
@@ -106,7 +109,11 @@ func Restore(ctx context.Context, from, dataDir string, remote Remote, log *slog
 			return nil, err
 		}
 		defer b.Close()
-		return m, backup.Restore(ctx, b.NC, from, m, "")
+		err = backup.Restore(ctx, from, m, backup.Into{NC: b.NC, Replicas: remote.Replicas})
+		if err != nil && !errors.Is(err, backup.ErrNotEmpty) {
+			err = fmt.Errorf("%w; what is restored so far is not whole: delete what NATS stores before you restore again", err)
+		}
+		return m, err
 	}
 	if err := takeEmpty(dataDir); err != nil {
 		return nil, err
@@ -135,7 +142,7 @@ func restoreInto(ctx context.Context, from, dataDir string, m *backup.Manifest, 
 		return err
 	}
 	defer b.Close()
-	return backup.Restore(ctx, b.NC, from, m, dataDir)
+	return backup.Restore(ctx, from, m, backup.Into{NC: b.NC, Dir: dataDir, Replicas: 1})
 }
 
 // takeEmpty makes the folder and marks it as one that is not whole.

@@ -35,18 +35,11 @@ func Write(ctx context.Context, nc *nats.Conn, dir, to string) (_ *Manifest, err
 			err = errors.Join(err, os.Remove(partial))
 		}
 	}()
-	// Without a connection nothing comes any more.
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := watch(ctx, nc)
 	defer cancel(nil)
-	nc.SetDisconnectErrHandler(func(_ *nats.Conn, err error) {
-		cancel(errors.Join(errors.New("the connection to nats is lost"), err))
-	})
 	m, err := write(ctx, nc, dir, f)
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = cause
-		}
-		return nil, err
+		return nil, causeOr(ctx, err)
 	}
 	if err := f.Sync(); err != nil {
 		return nil, err

@@ -78,7 +78,7 @@ func restored(t *testing.T, file string) server {
 		t.Fatal(err)
 	}
 	s := start(t, true)
-	if err := backup.Restore(t.Context(), s.user(t, access.Restore).NC, file, m, ""); err != nil {
+	if err := backup.Restore(t.Context(), file, m, backup.Into{NC: s.user(t, access.Restore).NC}); err != nil {
 		t.Fatal(err)
 	}
 	return s

@@ -17,6 +17,10 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
+// ErrNotEmpty means that a server holds a record already. A backup is restored
+// into an empty one.
+var ErrNotEmpty = errors.New("a backup is restored into a server that has none of its streams")
+
 // ReadFile verifies the backup in a file and returns its manifest.
 func ReadFile(from string) (*Manifest, error) {
 	f, err := os.Open(from)
@@ -31,12 +35,39 @@ func ReadFile(from string) (*Manifest, error) {
 	return m, nil
 }
 
-// Restore brings back what the verified backup in a file holds: its streams
-// into the server behind nc, which must not have them, and its keys and
-// certificates into dir, unless that is empty. Streams come without their
-// limits, which their owners set again at their start, so that nothing that is
-// beyond them is lost on the way.
-func Restore(ctx context.Context, nc *nats.Conn, from string, m *Manifest, dir string) error {
+// Into says where a backup is restored to.
+type Into struct {
+	// NC is a connection to the server that takes the streams, as the user
+	// who may restore.
+	NC *nats.Conn
+	// Dir is the folder for keys and certificates; empty for none.
+	Dir string
+	// Replicas is the number of copies that the server is to keep of each
+	// stream; 0 means as many as there were.
+	Replicas int
+}
+
+// Restore brings back what the verified backup in a file holds. A server that
+// has one of its streams is refused before anything is written. Streams come
+// without their limits, which their owners set again at their start, so that
+// nothing that is beyond them is lost on the way.
+func Restore(ctx context.Context, from string, m *Manifest, to Into) error {
+	ctx, cancel := watch(ctx, to.NC)
+	defer cancel(nil)
+	if err := bringBack(ctx, from, m, to); err != nil {
+		return causeOr(ctx, err)
+	}
+	return nil
+}
+
+func bringBack(ctx context.Context, from string, m *Manifest, to Into) error {
+	for _, s := range m.Streams {
+		if there, err := exists(ctx, to.NC, s.Name); err != nil {
+			return err
+		} else if there {
+			return fmt.Errorf("the server has a stream %s already: %w", s.Name, ErrNotEmpty)
+		}
+	}
 	f, err := os.Open(from)
 	if err != nil {
 		return err
@@ -45,13 +76,13 @@ func Restore(ctx context.Context, nc *nats.Conn, from string, m *Manifest, dir s
 	tr := tar.NewReader(f)
 	files := len(m.Files)
 	for ; files > 0; files-- {
-		if err := restoreFile(tr, dir); err != nil {
+		if err := restoreFile(tr, to.Dir); err != nil {
 			return err
 		}
 	}
 	r := &partReader{tr: tr}
 	for _, s := range m.Streams {
-		if err := restoreStream(ctx, nc, r, s); err != nil {
+		if err := restoreStream(ctx, to, r, s); err != nil {
 			return fmt.Errorf("stream %s: %w", s.Name, err)
 		}
 	}
@@ -129,9 +160,12 @@ func (p *partReader) Read(b []byte) (int, error) {
 }
 
 // restoreStream sends a stream to the server.
-func restoreStream(ctx context.Context, nc *nats.Conn, r *partReader, s *Stream) error {
+func restoreStream(ctx context.Context, to Into, r *partReader, s *Stream) error {
 	cfg := s.Config
 	cfg.MaxAge, cfg.MaxBytes = 0, -1
+	if to.Replicas > 0 {
+		cfg.Replicas = to.Replicas
+	}
 	state := server.StreamState{Msgs: s.Messages, FirstSeq: s.FirstSeq, LastSeq: s.LastSeq, Consumers: len(s.Consumers)}
 	pr, pw := io.Pipe()
 	written := make(chan error, 1)
@@ -140,7 +174,7 @@ func restoreStream(ctx context.Context, nc *nats.Conn, r *partReader, s *Stream)
 		_ = pw.CloseWithError(err) // never fails
 		written <- err
 	}()
-	last, err := restore(ctx, nc, &cfg, state, pr)
+	last, err := restore(ctx, to.NC, &cfg, state, pr)
 	_ = pr.Close() // never fails
 	if werr := <-written; werr != nil && !errors.Is(werr, io.ErrClosedPipe) {
 		err = errors.Join(err, werr)

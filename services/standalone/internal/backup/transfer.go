@@ -26,6 +26,22 @@ const (
 	restoring = time.Hour
 )
 
+// watch returns a context that ends with the connection, without which nothing
+// comes any more, and when the server refuses what is asked of it, for then it
+// does not answer.
+func watch(ctx context.Context, nc *nats.Conn) (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	nc.SetDisconnectErrHandler(func(_ *nats.Conn, err error) {
+		cancel(errors.Join(errors.New("the connection to nats is lost"), err))
+	})
+	nc.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		if errors.Is(err, nats.ErrPermissionViolation) {
+			cancel(fmt.Errorf("the key is not that of a user who may do this: %w", err))
+		}
+	})
+	return ctx, cancel
+}
+
 // ask sends a request to JetStream's API and reads the answer.
 func ask(ctx context.Context, nc *nats.Conn, subject string, request, answer any) error {
 	body, err := json.Marshal(request)

@@ -93,9 +93,22 @@ func (h *house) here(p *pod, c corev1.Container, text string) string {
 // start runs the program of a StatefulSet.
 func (h *house) start(s *appsv1.StatefulSet) *pod {
 	h.t.Helper()
-	spec := s.Spec.Template.Spec
+	binary := s.Name
+	if s.Name == natsPod {
+		binary = "nats-server"
+	}
+	return h.run(h.pod(s.Name), binary, s.Spec.Template.Spec)
+}
+
+// pod returns a pod that has not been started and whose volumes are empty.
+func (h *house) pod(name string) *pod {
+	return &pod{t: h.t, name: name, dir: filepath.Join(h.t.TempDir(), name), done: make(chan struct{})}
+}
+
+// run runs a program as the container of a pod.
+func (h *house) run(p *pod, binary string, spec corev1.PodSpec) *pod {
+	h.t.Helper()
 	c := spec.Containers[0]
-	p := &pod{t: h.t, name: s.Name, dir: filepath.Join(h.t.TempDir(), s.Name), done: make(chan struct{})}
 	for _, m := range c.VolumeMounts {
 		files := h.volume(spec, m.Name)
 		if m.SubPath != "" {
@@ -115,15 +128,11 @@ func (h *house) start(s *appsv1.StatefulSet) *pod {
 		if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil {
 			value = h.files["Secret/"+e.ValueFrom.SecretKeyRef.Name][e.ValueFrom.SecretKeyRef.Key]
 		} else if e.ValueFrom != nil {
-			value = s.Name + "-0" // the pod's name
+			value = p.name + "-0" // the pod's name
 		}
 		vars[e.Name] = h.here(p, c, value)
 	}
 	p.vars = environment(vars)
-	binary := s.Name
-	if s.Name == natsPod {
-		binary = "nats-server"
-	}
 	args := make([]string, len(c.Args))
 	for i, a := range c.Args {
 		args[i] = h.here(p, c, a)
@@ -245,6 +254,7 @@ func TestHouse(t *testing.T) {
 	if err := get(operator, url, "another key"); err == nil {
 		t.Error("another key opens the admin API")
 	}
+	backUpAndRestore(t, h, list)
 }
 
 func get(client *http.Client, url, key string) error {

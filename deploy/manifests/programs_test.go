@@ -170,8 +170,8 @@ func prepared(t *testing.T) map[string]map[string]string {
 }
 
 // references calls f for each member of a Secret or ConfigMap that a pod needs.
-func references(s *appsv1.StatefulSet, f func(object, member string)) {
-	for _, v := range s.Spec.Template.Spec.Volumes {
+func references(spec corev1.PodSpec, f func(object, member string)) {
+	for _, v := range spec.Volumes {
 		if v.Secret != nil {
 			f("Secret/"+v.Secret.SecretName, "")
 			for _, item := range v.Secret.Items {
@@ -187,7 +187,7 @@ func references(s *appsv1.StatefulSet, f func(object, member string)) {
 			}
 		}
 	}
-	for _, e := range s.Spec.Template.Spec.Containers[0].Env {
+	for _, e := range spec.Containers[0].Env {
 		if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil {
 			f("Secret/"+e.ValueFrom.SecretKeyRef.Name, e.ValueFrom.SecretKeyRef.Key)
 		}
@@ -212,7 +212,7 @@ func TestReferences(t *testing.T) {
 		}
 		for _, s := range find[*appsv1.StatefulSet](list) {
 			seed := ""
-			references(s, func(object, member string) {
+			references(s.Spec.Template.Spec, func(object, member string) {
 				members, ok := have[object]
 				if !ok {
 					t.Errorf("%s: %s refers to %s, which nothing makes", name, s.Name, object)

@@ -7,17 +7,20 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/nightjar-edr/nightjar/pkg/config"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+	"github.com/nightjar-edr/nightjar/services/standalone/internal/backup"
 	"github.com/nightjar-edr/nightjar/services/standalone/manager"
 )
 
 const (
 	backupIntro = `Writes the record of a manager - all streams, buckets and object stores, the keys of the SIEMs, the
 certificate - into one file. The manager may be running. With --nats-url it is that of services
-that run apart, without keys and certificates. The file holds secrets: keep it as you keep keys.`
+that run apart, without keys and certificates. The file holds secrets: keep it as you keep keys.
+In a folder the file is called nightjar-<time>.tar.`
 	restoreIntro = `Brings a backup back: into a data folder that is empty or does not exist, for a manager to be
 started on, or with --nats-url into a NATS server that has none of its streams. The stores of the
 services are built again at their start; those of services that run apart must be deleted before.`
@@ -35,21 +38,38 @@ func addRemote(fs *flag.FlagSet) *manager.Remote {
 func runBackup(ctx context.Context, args []string) int {
 	fs := config.NewFlagSet("standalone backup", backupIntro, os.Stdout)
 	dir := fs.String("data-dir", "./data", "data folder of the manager")
-	to := fs.String("to", "", "file to write, which must not exist")
+	to := fs.String("to", "", "file to write, which must not exist, or folder to write it into")
+	keep := fs.Int("keep", 0, "delete the older ones of more backups than this in the folder --to; 0 deletes none")
 	remote := addRemote(fs)
 	return command(ctx, "backup", fs, args, func(ctx context.Context, log *slog.Logger) error {
 		if *to == "" {
 			return fmt.Errorf("%w: --to names no file", lifecycle.ErrUsage)
 		}
-		m, err := manager.Backup(ctx, *dir, *to, *remote, log)
+		info, err := os.Stat(*to)
+		folder := err == nil && info.IsDir()
+		if *keep < 0 || *keep > 0 && !folder {
+			return fmt.Errorf("%w: --keep %d: want a number of backups in a folder that --to names", lifecycle.ErrUsage, *keep)
+		}
+		file := *to
+		if folder {
+			file = backup.In(*to, time.Now())
+		}
+		m, err := manager.Backup(ctx, *dir, file, *remote, log)
 		if err != nil {
 			return err
 		}
 		for _, s := range m.Streams {
 			fmt.Printf("%-16s %10d messages up to sequence %d\n", s.Name, s.Messages, s.LastSeq)
 		}
-		fmt.Printf("%s holds what was acknowledged before %s\n", *to, m.Begun.Format(time.RFC3339))
-		return nil
+		fmt.Printf("%s holds what was acknowledged before %s\n", file, m.Begun.Format(time.RFC3339))
+		if *keep == 0 {
+			return nil
+		}
+		deleted, err := backup.Prune(*to, *keep, filepath.Base(file))
+		for _, name := range deleted {
+			fmt.Printf("deleted %s\n", name)
+		}
+		return err
 	})
 }
 

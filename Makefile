@@ -63,7 +63,7 @@ test-full: ## fill the disk under a manager; needs root, or a system that allows
 
 .PHONY: test-cluster
 test-cluster: ## run the services apart while NATS servers and replicas are killed and cut off; NATS is away for AWAY (default 1m)
-	go test -tags cluster -run 'TestNATSAway|TestNATSCluster|TestReplicas' -timeout 30m ./deploy/e2e -away $(AWAY)
+	go test -tags cluster -run 'TestNATSAway|TestNATSCluster|TestReplicas|TestBackupOfCluster' -timeout 30m ./deploy/e2e -away $(AWAY)
 
 .PHONY: test-siem
 test-siem: ## run the commands of docs/siem.md with the NATS command line, which is built for it

@@ -105,7 +105,7 @@ func startNATS(t *testing.T, servers int) *cluster {
 		name := "nats-" + strconv.Itoa(i)
 		s.process = newProcess(t, name, filepath.Join(bin, "nats-server"),
 			[]string{"--config", c.conf(config), "--http_port", s.monitor[strings.LastIndexByte(s.monitor, ':')+1:]},
-			[]string{"NATS_NAME=" + name, "NATS_LISTEN=" + s.addr, "NATS_STORE=" + filepath.Join(c.dir, name), "NATS_MAX_STORE=8GB",
+			[]string{"NATS_NAME=" + name, "NATS_LISTEN=" + s.addr, "NATS_STORE=" + c.store(i), "NATS_MAX_STORE=8GB",
 				"NATS_CERT=" + c.conf("cert.pem"), "NATS_KEY=" + c.conf("key.pem"), "NATS_CA=" + c.conf("ca.pem"),
 				"NATS_CLUSTER=" + peer, "NATS_ROUTES=" + routes})
 		s.run()
@@ -116,6 +116,9 @@ func startNATS(t *testing.T, servers int) *cluster {
 	}
 	return c
 }
+
+// store is the folder of a NATS server.
+func (c *cluster) store(n int) string { return filepath.Join(c.dir, "nats-"+strconv.Itoa(n)) }
 
 // conf returns a file of the folder that every process reads.
 func (c *cluster) conf(name string) string { return filepath.Join(c.dir, "conf", name) }

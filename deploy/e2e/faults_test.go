@@ -3,10 +3,15 @@
 package e2e
 
 import (
+	"errors"
 	"flag"
+	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 )
@@ -59,7 +64,8 @@ func TestNATSAway(t *testing.T) {
 }
 
 // TestNATSCluster takes one server after the other from a cluster of three
-// that keeps everything in three copies.
+// that keeps everything in three copies: it is killed, cut off, and loses its
+// disk. In the end two are gone.
 func TestNATSCluster(t *testing.T) {
 	c := startNATS(t, 3)
 	c.addAll(1)
@@ -85,8 +91,26 @@ func TestNATSCluster(t *testing.T) {
 
 	c.nats[2].kill()
 	l.progress()
+	if err := os.RemoveAll(c.store(2)); err != nil {
+		t.Fatal(err)
+	}
 	c.nats[2].run()
-	eventually(t, "the last one has caught up", c.nats[2].healthy)
+	eventually(t, "the one that lost its disk has everything again", c.nats[2].healthy)
+	l.progress()
+	c.nats[0].kill()
+	l.progress() // by what the last one got
+
+	before := l.refused.Load()
+	c.nats[1].kill()
+	eventually(t, "one server of three stores nothing", func() error {
+		if l.refused.Load() == before {
+			return errors.New("no agent was answered 503 with Retry-After")
+		}
+		return nil
+	})
+	c.nats[0].run()
+	c.nats[1].run()
+	l.progress()
 	l.verify(c)
 }
 
@@ -106,4 +130,30 @@ func TestReplicas(t *testing.T) {
 		c.ready()
 	}
 	l.verify(c)
+}
+
+// TestBackupOfCluster backs a cluster of three up under load, and restores it
+// into another one and into one process.
+func TestBackupOfCluster(t *testing.T) {
+	c := startNATS(t, 3)
+	c.addAll(1)
+	load := loadForBackup(t, c.on(t, 0))
+	file := c.backUp(t)
+	load.end()
+	for _, s := range c.services {
+		s.terminate()
+	}
+
+	dir := filepath.Join(t.TempDir(), "one")
+	mustRun(t, "restore", "--from", file, "--data-dir", dir)
+	one := start(t, dir)
+	load.verify(one, one.alerts)
+	one.terminate()
+
+	fresh := startNATS(t, 3)
+	fresh.restore(t, file)
+	fresh.addAll(1)
+	fresh.replicated(t, 3)
+	load.verify(fresh.on(t, 0), func() []jetstream.Msg { return fresh.drain(t, fresh.connect("siem")) })
+	fresh.undisturbed()
 }

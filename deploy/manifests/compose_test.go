@@ -64,6 +64,23 @@ func TestCompose(t *testing.T) {
 		}
 		understood(t, name, read(t, "deploy", "config", name+".yaml"), vars)
 	}
+	for _, user := range []string{access.Backup, access.Restore} {
+		s := p.Services[user]
+		keys := 0
+		for _, v := range s.Volumes {
+			if v.Source == "keys" && v.Target == "/etc/nightjar/nats/seed.nk" && v.Volume.Subpath == user+".nk" {
+				keys++
+			}
+		}
+		if len(s.Command) == 0 || s.Command[0] != user || keys != 1 || s.Build == nil || *s.Build.Args["PROGRAM"] != "services/"+standalone || s.Restart != "no" {
+			t.Errorf("%s: %+v", user, s)
+		}
+		// The flags are known: without keys the command fails, and not for its usage.
+		cmd := exec.Command(program(t, standalone), s.Command...)
+		if out, _ := cmd.CombinedOutput(); strings.Contains(string(out), "not defined") {
+			t.Errorf("%s %v: %s", user, s.Command, out)
+		}
+	}
 	for name, s := range p.Services {
 		if !s.ReadOnly || !slices.Contains(s.CapDrop, "ALL") || !slices.Contains(s.SecurityOpt, "no-new-privileges:true") {
 			t.Errorf("%s has more rights than it needs", name)

@@ -166,6 +166,9 @@ func restoreStream(ctx context.Context, to Into, r *partReader, s *Stream) error
 	if to.Replicas > 0 {
 		cfg.Replicas = to.Replicas
 	}
+	if cfg.Replicas > 1 { // as its owner defines it, docs/adr/0020
+		cfg.AllowAtomicPublish, cfg.Compression = false, server.NoCompression
+	}
 	state := server.StreamState{Msgs: s.Messages, FirstSeq: s.FirstSeq, LastSeq: s.LastSeq, Consumers: len(s.Consumers)}
 	pr, pw := io.Pipe()
 	written := make(chan error, 1)

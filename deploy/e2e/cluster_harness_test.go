@@ -52,6 +52,7 @@ type cluster struct {
 	t        *testing.T
 	bin, dir string
 	nats     []*natsServer
+	links    []serverLink
 	services []*service
 }
 
@@ -81,9 +82,10 @@ func startNATS(t *testing.T, servers int) *cluster {
 	if out, err := exec.Command(filepath.Join(bin, "nats"), "keys", "--dir", c.conf("")).CombinedOutput(); err != nil {
 		t.Fatalf("nats keys: %v\n%s", err, out)
 	}
-	config := "nats-server.conf"
+	config, args := "nats-server.conf", []string(nil)
 	if servers > 1 {
-		config = "nats-cluster.conf"
+		// Servers find each other by their routes alone, which can be cut.
+		config, args = "nats-cluster.conf", []string{"--cluster_advertise", "127.0.0.1:1"}
 	}
 	for _, name := range []string{"nats-server.conf", "nats-cluster.conf"} {
 		text, err := os.ReadFile(filepath.Join(root, "deploy", "nats", name))
@@ -99,12 +101,12 @@ func startNATS(t *testing.T, servers int) *cluster {
 	for range servers {
 		peers = append(peers, freeAddr(t))
 	}
-	routes := "[nats-route://" + strings.Join(peers, ", nats-route://") + "]"
 	for i, peer := range peers {
+		routes := c.routes(i, peers)
 		s := &natsServer{addr: freeAddr(t), monitor: freeAddr(t)}
 		name := "nats-" + strconv.Itoa(i)
 		s.process = newProcess(t, name, filepath.Join(bin, "nats-server"),
-			[]string{"--config", c.conf(config), "--http_port", s.monitor[strings.LastIndexByte(s.monitor, ':')+1:]},
+			append(slices.Clone(args), "--config", c.conf(config), "--http_port", s.monitor[strings.LastIndexByte(s.monitor, ':')+1:]),
 			[]string{"NATS_NAME=" + name, "NATS_LISTEN=" + s.addr, "NATS_STORE=" + c.store(i), "NATS_MAX_STORE=8GB",
 				"NATS_CERT=" + c.conf("cert.pem"), "NATS_KEY=" + c.conf("key.pem"), "NATS_CA=" + c.conf("ca.pem"),
 				"NATS_CLUSTER=" + peer, "NATS_ROUTES=" + routes})
@@ -115,6 +117,27 @@ func startNATS(t *testing.T, servers int) *cluster {
 		eventually(t, s.name+" ready", s.healthy)
 	}
 	return c
+}
+
+// routes returns where server n finds the others: behind links of its own, which
+// it shares with none of them.
+func (c *cluster) routes(n int, peers []string) string {
+	var list []string
+	for i, addr := range peers {
+		if i != n {
+			l, here := newLink(c.t, addr)
+			c.links = append(c.links, serverLink{n, i, l})
+			addr = here
+		}
+		list = append(list, "nats-route://"+addr)
+	}
+	return "[" + strings.Join(list, ", ") + "]"
+}
+
+// serverLink is the link from one server to another.
+type serverLink struct {
+	from, to int
+	*link
 }
 
 // store is the folder of a NATS server.

@@ -31,6 +31,24 @@ func (p *process) kill() {
 func (p *process) pause()  { p.signal(syscall.SIGSTOP) }
 func (p *process) resume() { p.signal(syscall.SIGCONT) }
 
+// cutOff cuts a server off from the others; its clients still reach it.
+func (c *cluster) cutOff(n int) {
+	for _, l := range c.links {
+		if l.from == n || l.to == n {
+			l.mu.Lock()
+			l.cut = make(chan struct{})
+			l.mu.Unlock()
+		}
+	}
+}
+
+// mend ends what cutOff began.
+func (c *cluster) mend() {
+	for _, l := range c.links {
+		l.mend()
+	}
+}
+
 // TestNATSAway kills, stops and freezes the one NATS server under load.
 func TestNATSAway(t *testing.T) {
 	c := startNATS(t, 1)
@@ -64,8 +82,8 @@ func TestNATSAway(t *testing.T) {
 }
 
 // TestNATSCluster takes one server after the other from a cluster of three
-// that keeps everything in three copies: it is killed, cut off, and loses its
-// disk. In the end two are gone.
+// that keeps everything in three copies: it is killed, frozen, cut off from the
+// others but not from its clients, and loses its disk. In the end two are gone.
 func TestNATSCluster(t *testing.T) {
 	c := startNATS(t, 3)
 	c.addAll(1)
@@ -81,11 +99,18 @@ func TestNATSCluster(t *testing.T) {
 	eventually(t, "the killed server has caught up", c.nats[0].healthy)
 	l.progress()
 
-	c.nats[1].pause() // cut off: its connections stand and nothing comes of them
+	c.nats[1].pause() // its connections stand and nothing comes of them
 	l.progress()
 	time.Sleep(*away)
 	l.progress()
 	c.nats[1].resume()
+	eventually(t, "the server that was frozen has caught up", c.nats[1].healthy)
+	l.progress()
+
+	c.cutOff(1)
+	time.Sleep(*away)
+	l.progress() // also of those who were connected to it
+	c.mend()
 	eventually(t, "the server that was cut off has caught up", c.nats[1].healthy)
 	l.progress()
 

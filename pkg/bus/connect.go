@@ -1,12 +1,14 @@
 package bus
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -49,6 +51,8 @@ type Bus struct {
 	JS jetstream.JetStream
 	// Log is the service's logger.
 	Log *slog.Logger
+
+	stop func() // ends what watches the connection; nil where nothing does
 }
 
 // Connect connects to NATS and goes on trying when the connection is lost. A
@@ -116,11 +120,21 @@ func Connect(o Options) (*Bus, error) {
 		nc.Close()
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	return &Bus{NC: nc, JS: js, Log: o.Log}, nil
+	b := &Bus{NC: nc, JS: js, Log: o.Log}
+	if o.InProcess == nil && mayAsk(o.Service) {
+		ctx, cancel := context.WithCancel(context.Background())
+		var watching sync.WaitGroup
+		watching.Go(func() { b.leaveCutOff(ctx) })
+		b.stop = func() { cancel(); watching.Wait() }
+	}
+	return b, nil
 }
 
 // Close ends the connection, after what was handed to it is sent.
 func (b *Bus) Close() {
+	if b.stop != nil {
+		b.stop()
+	}
 	if b.NC.IsConnected() {
 		if err := b.NC.FlushTimeout(2 * time.Second); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
 			b.Log.Warn("nats flush", "error", err)

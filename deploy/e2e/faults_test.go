@@ -3,8 +3,10 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
+	"net/http"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -40,6 +42,34 @@ func (c *cluster) cutOff(n int) {
 			l.mu.Unlock()
 		}
 	}
+}
+
+// serverOf returns a server that a client with this name is connected to.
+func (c *cluster) serverOf(client string) int {
+	c.t.Helper()
+	for n, s := range c.nats {
+		var connz struct {
+			Connections []struct {
+				Name string `json:"name"`
+			} `json:"connections"`
+		}
+		resp, err := http.Get("http://" + s.monitor + "/connz")
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		err = json.NewDecoder(resp.Body).Decode(&connz)
+		_ = resp.Body.Close()
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		for _, conn := range connz.Connections {
+			if conn.Name == client {
+				return n
+			}
+		}
+	}
+	c.t.Fatalf("%s is connected to no server", client)
+	return 0
 }
 
 // mend ends what cutOff began.
@@ -107,11 +137,13 @@ func TestNATSCluster(t *testing.T) {
 	eventually(t, "the server that was frozen has caught up", c.nats[1].healthy)
 	l.progress()
 
-	c.cutOff(1)
+	cut := c.serverOf("nightjar-" + access.Gateway)
+	c.cutOff(cut)
 	time.Sleep(*away)
-	l.progress() // also of those who were connected to it
+	l.progress()
+	c.ready() // also the gateway that was connected to it
 	c.mend()
-	eventually(t, "the server that was cut off has caught up", c.nats[1].healthy)
+	eventually(t, "the server that was cut off has caught up", c.nats[cut].healthy)
 	l.progress()
 
 	c.nats[2].kill()

@@ -16,7 +16,7 @@ import (
 // over of whose queueing no answer came.
 func (m *model) commands(rt *rapid.T, e *modelEndpoint) {
 	var list []struct{ UUID, State string }
-	decode(rt, m.must(rt, http.MethodGet, "/endpoints/"+e.UUID+"/commands?limit=1000", ""), &list)
+	decodeInto(rt, m.must(rt, http.MethodGet, "/endpoints/"+e.UUID+"/commands?limit=1000", ""), &list)
 	if len(list) != len(e.commands) {
 		rt.Fatalf("%d commands, want %d: %v", len(list), len(e.commands), list)
 	}
@@ -26,7 +26,7 @@ func (m *model) commands(rt *rapid.T, e *modelEndpoint) {
 		}
 		if want.state == "completed" {
 			var c command
-			decode(rt, m.must(rt, http.MethodGet, "/endpoints/"+e.UUID+"/commands/"+want.uuid, ""), &c)
+			decodeInto(rt, m.must(rt, http.MethodGet, "/endpoints/"+e.UUID+"/commands/"+want.uuid, ""), &c)
 			if string(c.Stdout) != fmt.Sprintf("%q", base64.StdEncoding.EncodeToString([]byte(want.stdout))) || !c.Completed {
 				rt.Fatalf("command %s has stdout %s, want %q", want.uuid, c.Stdout, want.stdout)
 			}
@@ -38,9 +38,9 @@ func (m *model) queue(rt *rapid.T) {
 	e := m.pick(rt)
 	data, _, unknown := m.ask(rt, http.MethodPost, "/endpoints/"+e.UUID+"/command", `{"command-line":"x"}`)
 	var shown struct{ Command command }
-	decode(rt, data, &shown)
+	decodeInto(rt, data, &shown)
 	var list []struct{ UUID string }
-	decode(rt, m.must(rt, http.MethodGet, "/endpoints/"+e.UUID+"/commands?limit=1000", ""), &list)
+	decodeInto(rt, m.must(rt, http.MethodGet, "/endpoints/"+e.UUID+"/commands?limit=1000", ""), &list)
 	// Each attempt without an answer may have queued one before.
 	fresh := len(list) - len(e.commands)
 	if fresh < 1 || fresh > 1+unknown {

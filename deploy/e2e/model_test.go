@@ -174,7 +174,7 @@ func (m *model) must(rt *rapid.T, method, path, body string) json.RawMessage {
 	return data
 }
 
-func decode(rt *rapid.T, data json.RawMessage, into any) {
+func decodeInto(rt *rapid.T, data json.RawMessage, into any) {
 	if err := json.Unmarshal(data, into); err != nil {
 		rt.Fatalf("%v in %.500s", err, data)
 	}
@@ -198,7 +198,7 @@ func (m *model) create(rt *rapid.T) {
 	}
 	data, _, unknown := m.ask(rt, http.MethodPut, "/endpoints", "")
 	e := &modelEndpoint{files: map[string][]byte{}}
-	decode(rt, data, &e.endpoint)
+	decodeInto(rt, data, &e.endpoint)
 	m.lost += unknown
 	m.endpoints = append(m.endpoints, e)
 }
@@ -361,7 +361,7 @@ func (m *model) check(rt *rapid.T) {
 		rt.Fatal(err)
 	}
 	var list []endpoint
-	decode(rt, m.must(rt, http.MethodGet, "/endpoints", ""), &list)
+	decodeInto(rt, m.must(rt, http.MethodGet, "/endpoints", ""), &list)
 	at := 0
 	for _, got := range list {
 		if slices.Contains(m.deleted, got.UUID) {
@@ -386,7 +386,7 @@ func (m *model) compareAll(rt *rapid.T, e *modelEndpoint) {
 	m.commands(rt, e)
 	var names, want []string
 	var folders []folder
-	decode(rt, m.must(rt, http.MethodGet, "/endpoints/"+e.UUID+"/artifacts", ""), &folders)
+	decodeInto(rt, m.must(rt, http.MethodGet, "/endpoints/"+e.UUID+"/artifacts", ""), &folders)
 	for _, f := range folders {
 		names = append(names, f.Files...)
 	}
@@ -394,7 +394,7 @@ func (m *model) compareAll(rt *rapid.T, e *modelEndpoint) {
 		want = append(want, name)
 		data := m.must(rt, http.MethodGet, "/endpoints/"+e.UUID+"/artifacts/"+processGUID+"/"+eventHash+"/"+name, "")
 		var got []byte
-		if decode(rt, data, &got); !bytes.Equal(got, content) {
+		if decodeInto(rt, data, &got); !bytes.Equal(got, content) {
 			rt.Fatalf("file %s has %d bytes, want %d", name, len(got), len(content))
 		}
 	}

@@ -246,7 +246,7 @@ func TestLogsRefused(t *testing.T) {
 	t.Run("bomb", func(t *testing.T) {
 		r := newRig(t, nil)
 		e := r.endpoint()
-		bomb := gz(t, strings.Repeat(strings.Repeat(" ", 1<<20)+"\n", 64))
+		bomb := gz(t, strings.Repeat(strings.Repeat(" ", 1<<20)+"\n", ratioAfter>>20+1))
 		if a := r.agent(e, http.MethodPost, "/logs", bytes.NewReader(bomb), asGzip, "gzip"); a.code != 413 {
 			t.Errorf("%d %s, want 413", a.code, a.body)
 		}

@@ -148,7 +148,7 @@ func New(cfg Config) (*View, error) {
 	if cfg.CheckEvery == 0 {
 		cfg.CheckEvery = checkEvery
 	}
-	v := &View{cfg: cfg, key: []byte("\x00view/" + cfg.Name), waiters: map[chan struct{}]uint64{}}
+	v := &View{cfg: cfg, key: positionKey(cfg.Name), waiters: map[chan struct{}]uint64{}}
 	err := cfg.DB.View(func(txn *badger.Txn) error {
 		item, err := txn.Get(v.key)
 		if errors.Is(err, badger.ErrKeyNotFound) {

@@ -157,7 +157,8 @@ func TestPanicIsAnErrorOfOneRequest(t *testing.T) {
 
 func TestNobodyAnswers(t *testing.T) {
 	client := natstest.Start(t).Bus(t, "client")
-	if _, err := client.Request(t.Context(), "edr.nobody", nil); !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "edr.nobody") {
+	if _, err := client.Request(t.Context(), "edr.nobody", nil); !fault.Is(err, fault.Unavailable) || !errors.Is(err, nats.ErrNoResponders) ||
+		!strings.Contains(err.Error(), "edr.nobody") {
 		t.Errorf("no responder: %v", err)
 	}
 	if _, err := bus.Call[int](t.Context(), client, "edr.nobody", 1); !fault.Is(err, fault.Unavailable) {

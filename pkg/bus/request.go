@@ -168,9 +168,19 @@ func JSON[Q, A any](f func(ctx context.Context, q Q) (A, error)) Handler {
 	}
 }
 
+// unanswered is the error of a request without an answer, with its cause.
+type unanswered struct {
+	fault *fault.Error
+	cause error
+}
+
+func (e *unanswered) Error() string   { return e.fault.Error() }
+func (e *unanswered) Unwrap() []error { return []error{e.fault, e.cause} }
+
 // Request asks on a subject and waits for the answer until ctx ends. The
 // error of the other side comes back with its kind and message; no answer is
-// an Unavailable error.
+// an Unavailable error, which wraps nats.ErrNoResponders when nobody is there
+// to answer.
 func (b *Bus) Request(ctx context.Context, subject string, data []byte) (*nats.Msg, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
@@ -179,7 +189,7 @@ func (b *Bus) Request(ctx context.Context, subject string, data []byte) (*nats.M
 	}
 	m, err := b.NC.RequestWithContext(ctx, subject, data)
 	if err != nil {
-		return nil, fault.New(fault.Unavailable, "no answer on %s: %v", subject, err)
+		return nil, &unanswered{fault.New(fault.Unavailable, "no answer on %s: %v", subject, err), err}
 	}
 	if code := m.Header.Get(micro.ErrorCodeHeader); code != "" {
 		return nil, &fault.Error{Kind: fault.Kind(code), Message: m.Header.Get(micro.ErrorHeader)}

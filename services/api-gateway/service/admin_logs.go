@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
 	"unicode/utf8"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
@@ -168,6 +171,9 @@ func (s *Service) logPage(ctx context.Context, on string, req message.LogsReques
 			return lines, m.Header.Get(message.HeaderNext), nil
 		}
 		if attempt == logAttempts || !fault.Is(err, fault.Unavailable) || ctx.Err() != nil {
+			if errors.Is(err, nats.ErrNoResponders) {
+				err = fault.New(fault.Unavailable, "no replica of log-ingest answers for partition %d at the moment, try again later", subject.PartitionOf(req.Endpoint))
+			}
 			return nil, "", err
 		}
 		select {

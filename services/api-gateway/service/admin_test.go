@@ -305,6 +305,11 @@ func TestLogsQueryFails(t *testing.T) {
 	lost, _ := pages(nil)
 	r.handle(partition(first), lost)
 	r.expect("GET", "/endpoints/"+first.UUID+"/logs", "", nok("page 0 is lost"))
+	nobody := r.endpoint()
+	for partition(nobody) == partition(first) {
+		nobody = r.endpoint()
+	}
+	r.expect("GET", "/endpoints/"+nobody.UUID+"/logs", "", nok(fmt.Sprintf("no replica of log-ingest answers for partition %d at the moment, try again later", subject.PartitionOf(nobody.UUID))))
 
 	for name, size := range map[string]int{"small": 10, "large": 300 << 10} {
 		t.Run(name+" answer is broken off", func(t *testing.T) {

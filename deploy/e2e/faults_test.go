@@ -21,13 +21,6 @@ import (
 // away is how long NATS is stopped.
 var away = flag.Duration("away", 15*time.Second, "how long NATS is stopped under load")
 
-// kill ends the program with SIGKILL.
-func (p *process) kill() {
-	p.t.Helper()
-	p.signal(syscall.SIGKILL)
-	<-p.exited
-}
-
 // pause stops the program without ending it: to everybody else it is a host
 // that does not answer any more. resume lets it go on.
 func (p *process) pause()  { p.signal(syscall.SIGSTOP) }

@@ -90,6 +90,13 @@ func (p *process) terminate() {
 	}
 }
 
+// kill ends the program with SIGKILL.
+func (p *process) kill() {
+	p.t.Helper()
+	p.signal(syscall.SIGKILL)
+	<-p.exited
+}
+
 func (p *process) signal(s os.Signal) {
 	p.t.Helper()
 	if err := p.cmd.Process.Signal(s); err != nil {

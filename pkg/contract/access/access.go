@@ -155,7 +155,8 @@ func ForService(name string) (Permissions, error) {
 	case Commands:
 		b.kv(stream.Commands).objects(stream.Files).answers("edr.commands.>")
 	case Ingest:
-		b.objects(stream.Artifacts).reads(stream.Events).reads(stream.Alerts).answers("edr.logs.>", "edr.artifacts.>")
+		b.objects(stream.Artifacts).reads(stream.Events).reads(stream.Alerts).answers("edr.logs.>", "edr.artifacts.>").
+			hears(message.LogsHeld).pub(message.LogsHeld)
 	case Scorer:
 		b.kv(stream.Reports).reads(stream.Alerts).answers("edr.reports.>")
 	default:

@@ -25,7 +25,7 @@ const (
 type Config struct {
 	lifecycle.Env
 	// Partitions are the partitions of endpoints that this replica owns,
-	// nil for all. They are fixed for the life of a store.
+	// nil for all. A store that was built for others moves to them.
 	Partitions []int
 	// RetentionEvents and RetentionAlerts are how long lines are kept after
 	// their receipt, 0 for ever.
@@ -95,10 +95,7 @@ type partitionSet [subject.Partitions]bool
 func newPartitionSet(list []int) (partitionSet, error) {
 	var s partitionSet
 	if list == nil {
-		for p := range s {
-			s[p] = true
-		}
-		return s, nil
+		return s.complement(), nil
 	}
 	if len(list) == 0 {
 		return s, errors.New("no partition is owned")
@@ -113,6 +110,40 @@ func newPartitionSet(list []int) (partitionSet, error) {
 }
 
 func (s *partitionSet) all() bool { return !slices.Contains(s[:], false) }
+
+func (s *partitionSet) empty() bool { return !slices.Contains(s[:], true) }
+
+// complement returns the partitions that are not in s.
+func (s *partitionSet) complement() (c partitionSet) {
+	for p := range c {
+		c[p] = !s[p]
+	}
+	return c
+}
+
+// and returns the partitions that are in both sets.
+func (s *partitionSet) and(o *partitionSet) (c partitionSet) {
+	for p := range c {
+		c[p] = s[p] && o[p]
+	}
+	return c
+}
+
+// or returns the partitions that are in one of the sets.
+func (s *partitionSet) or(o *partitionSet) (c partitionSet) {
+	for p := range c {
+		c[p] = s[p] || o[p]
+	}
+	return c
+}
+
+// setOf returns the set of some partitions, which are known to be some.
+func setOf(list []int) (s partitionSet) {
+	for _, p := range list {
+		s[p] = true
+	}
+	return s
+}
 
 // list returns the partitions in ascending order.
 func (s *partitionSet) list() []int {

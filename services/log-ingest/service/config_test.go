@@ -114,8 +114,8 @@ func TestFlags(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	if s.cfg.RetentionEvents != 48*time.Hour || s.cfg.RetentionAlerts != 0 || !slices.Contains(s.own.list(), 1) || s.own.all() {
-		t.Errorf("retentions %v and %v, partitions %v", s.cfg.RetentionEvents, s.cfg.RetentionAlerts, s.own.list())
+	if s.cfg.RetentionEvents != 48*time.Hour || s.cfg.RetentionAlerts != 0 || !slices.Contains(s.holding.own.list(), 1) || s.holding.own.all() {
+		t.Errorf("retentions %v and %v, partitions %v", s.cfg.RetentionEvents, s.cfg.RetentionAlerts, s.holding.own.list())
 	}
 	if err := s.Ready(); err == nil {
 		t.Error("ready before it runs")
@@ -161,20 +161,14 @@ func TestPartitions(t *testing.T) {
 			t.Errorf("the %s replica has stored %v events and %v alerts, want one of each", name, events, alerts)
 		}
 	}
-	if _, err := r.svc.parse(&message.LogsRequest{Endpoint: two}); !fault.Is(err, fault.Invalid) {
-		t.Errorf("a question for the other share: %v, want an invalid request", err)
+	if _, err := r.svc.parse(&message.LogsRequest{Endpoint: two}); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("a question for the other share: %v, want unavailable", err)
 	}
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
 	cfg := r.cfg
 	cfg.Metrics = prometheus.NewRegistry()
-	for name, partitions := range map[string][]int{"other": own(p2), "more": nil, "fewer": {p1}} {
-		cfg.Partitions = partitions
-		if s, err := New(cfg); !errors.Is(err, ErrPartitions) {
-			t.Errorf("%s partitions on an old store: %v, %v, want ErrPartitions", name, s, err)
-		}
-	}
 	for name, partitions := range map[string][]int{"none": {}, "negative": {-1}, "beyond": {subject.Partitions}} {
 		cfg.Partitions, cfg.DataDir = partitions, filepath.Join(r.dir, name)
 		if s, err := New(cfg); err == nil {

@@ -3,10 +3,12 @@
 // It owns the object store artifacts and no stream. It reads the streams EVENTS
 // and ALERTS and folds them into its own Badger store, each through a view:
 // chunks of lines by endpoint and event time, see internal/logstore. A replica
-// owns all partitions of endpoints or some of them, for the life of its store.
+// owns all partitions of endpoints or some of them. When these change, it builds
+// the new ones from the streams beside what it has, and drops the others when
+// another replica says on message.LogsHeld that it holds them.
 //
 // It answers message.LogsQuery on edr.logs.<partition>.query for the
-// partitions it owns: pages of an endpoint's events or alerts in the order of
+// partitions of which it has all: pages of an endpoint's events or alerts in the order of
 // their time, those of the same time in the order of their arrival. An event
 // that is also an alert is shown with its detection. Events late, early or
 // out of order are all found, in memory that does not depend on how many

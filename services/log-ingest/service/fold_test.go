@@ -24,7 +24,7 @@ func newFolder(t testing.TB, retention time.Duration) (*folder, *badger.DB) {
 		t.Fatal(err)
 	}
 	cfg := Config{Env: lifecycle.Env{Log: lifecycle.Discard(), DataDir: t.TempDir()}, RetentionEvents: retention}
-	db, err := openStore(&cfg, &own)
+	db, err := openStore(&cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

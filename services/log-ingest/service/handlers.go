@@ -25,6 +25,9 @@ func (s *Service) query(ctx context.Context, data []byte) (*bus.Reply, error) {
 		return nil, err
 	}
 	page, err := s.reader.Page(ctx, q)
+	if partition := subject.PartitionOf(req.Endpoint); !s.holding.answers(partition) {
+		return nil, notAnswered(partition) // it may have been dropped meanwhile
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, fault.New(fault.Unavailable, "the query took too long")
@@ -41,13 +44,19 @@ func (s *Service) query(ctx context.Context, data []byte) (*bus.Reply, error) {
 	return &bus.Reply{Data: message.Compress(nil, page.Lines), Header: h}, nil
 }
 
+// notAnswered is the answer to a request for a partition that this replica has
+// just stopped to answer for.
+func notAnswered(partition int) error {
+	return fault.New(fault.Unavailable, "partition %d has moved to another replica", partition)
+}
+
 func (s *Service) parse(req *message.LogsRequest) (logstore.Query, error) {
 	q := logstore.Query{Endpoint: req.Endpoint, Kind: logstore.Events, Skip: req.Skip, Limit: req.Limit, Detections: !req.Alerts}
 	switch {
 	case !subject.IsUUID(req.Endpoint):
 		return q, fault.New(fault.Invalid, "endpoint is not a UUID")
-	case !s.own.owns(req.Endpoint):
-		return q, fault.New(fault.Invalid, "partition %d is not owned by this replica", subject.PartitionOf(req.Endpoint))
+	case !s.holding.answers(subject.PartitionOf(req.Endpoint)):
+		return q, notAnswered(subject.PartitionOf(req.Endpoint))
 	case req.Skip < 0 || req.Limit < 0:
 		return q, fault.New(fault.Invalid, "skip and limit must not be negative")
 	}

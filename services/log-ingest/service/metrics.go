@@ -15,6 +15,7 @@ const subsystem = "log_ingest"
 
 type metrics struct {
 	views                         *view.Metrics
+	partitions                    partitionMetrics
 	stored, repeated, untimed     prometheus.Counter
 	alerts, alertsRepeated, swept prometheus.Counter
 	chunks, unreadable, expired   *prometheus.CounterVec
@@ -36,6 +37,7 @@ func newMetrics(reg prometheus.Registerer, db *badger.DB) *metrics {
 	}
 	m := &metrics{
 		views:          view.NewMetrics(reg, subsystem),
+		partitions:     newPartitionMetrics(reg),
 		stored:         counter("events_stored_total", "Events stored."),
 		repeated:       counter("events_repeated_total", "Events passed over because their endpoint had sent them before."),
 		untimed:        counter("events_untimed_total", "Events stored at their receipt time for want of a time of their own."),

@@ -4,21 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
-	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/nightjar-edr/nightjar/pkg/bus"
-	"github.com/nightjar-edr/nightjar/pkg/contract/access"
-	"github.com/nightjar-edr/nightjar/pkg/contract/message"
-	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
-	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
 	"github.com/nightjar-edr/nightjar/pkg/store"
-	"github.com/nightjar-edr/nightjar/pkg/view"
 	"github.com/nightjar-edr/nightjar/services/log-ingest/internal/logstore"
 )
 
@@ -36,47 +27,29 @@ const (
 
 // Service is log-ingest. Make it with New and run it with Run.
 type Service struct {
-	cfg            Config
-	own            partitionSet
-	db             *badger.DB
-	events, alerts *view.View
-	artifacts      *artifactIndex
-	reader         *logstore.Reader
-	metrics        *metrics
-	// answering is set while the service is announced.
-	answering atomic.Bool
+	cfg       Config
+	db        *badger.DB
+	holding   holding
+	holders   *holders
+	artifacts *artifactIndex
+	reader    *logstore.Reader
+	metrics   *metrics
 }
 
 // New opens the service's store and prepares its views. Its errors wrap
-// ErrPartitions when the store was built for other partitions, and
-// store.ErrInUse when another process has it open.
+// store.ErrInUse when another process has the store open.
 func New(cfg Config) (*Service, error) {
 	own, err := newPartitionSet(cfg.Partitions)
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, own: own}
-	if s.db, err = openStore(&cfg, &s.own); err != nil {
+	s := &Service{cfg: cfg, holding: holding{own: own}}
+	if s.db, err = openStore(&cfg); err != nil {
 		return nil, err
 	}
 	s.metrics = newMetrics(cfg.Metrics, s.db)
 	s.reader = logstore.NewReader(s.db)
-	events, alerts := newFolders(&s.cfg, s.db, &s.own, s.metrics)
-	var filters []string
-	if !s.own.all() {
-		for _, p := range s.own.list() {
-			filters = append(filters, "edr.events."+strconv.Itoa(p)+".*")
-		}
-	}
-	s.events, err = view.New(view.Config{
-		Name: "events", Stream: stream.Events, Filters: filters, DB: s.db, JS: cfg.Bus.JS, Log: cfg.Log, Metrics: s.metrics.views, Fold: events.fold, Pace: pace,
-	})
-	if err == nil {
-		s.alerts, err = view.New(view.Config{
-			Name: "alerts", Stream: stream.Alerts, DB: s.db, JS: cfg.Bus.JS, Log: cfg.Log, Metrics: s.metrics.views, Fold: alerts.fold, Pace: pace,
-		})
-	}
-	if err == nil {
+	if err = s.arrange(); err == nil {
 		s.artifacts, err = newArtifactIndex(&s.cfg, s.db, s.metrics.views)
 	}
 	if err != nil {
@@ -85,22 +58,40 @@ func New(cfg Config) (*Service, error) {
 	return s, nil
 }
 
-// Ready returns nil when the service has caught up with its streams and is
-// connected, otherwise the reason why not.
-func (s *Service) Ready() error {
-	for _, v := range []struct {
-		name string
-		view *view.View
-	}{{"events", s.events}, {"alerts", s.alerts}, {"artifacts", s.artifacts.view}} {
-		if err := v.view.Err(); err != nil {
+// arrange makes the parts of the store those of the partitions that the
+// replica is to have.
+func (s *Service) arrange() error {
+	before, err := readLayout(s.db)
+	if err != nil {
+		return fmt.Errorf("store %s: %w", s.cfg.DataDir, err)
+	}
+	l := before.clone()
+	l.plan(&s.holding.own)
+	if err := l.write(s.db, before); err != nil {
+		return fmt.Errorf("store %s: %w", s.cfg.DataDir, err)
+	}
+	s.holding.layout = l
+	for _, p := range l.Pieces {
+		t, err := s.newPart(p)
+		if err != nil {
 			return err
 		}
-		if !v.view.Ready() {
-			return fmt.Errorf("view %s is catching up", v.name)
-		}
+		s.holding.parts = append(s.holding.parts, t)
 	}
-	if !s.answering.Load() {
-		return errors.New("does not answer yet")
+	s.holders = newHolders(s.cfg.Bus, s.cfg.Log, l.Replica)
+	return nil
+}
+
+// Ready returns nil when the service has caught up with its streams, answers
+// for all that it owns and is connected, otherwise the reason why not.
+func (s *Service) Ready() error {
+	if err := s.holding.ready(); err != nil {
+		return err
+	}
+	if v := s.artifacts.view; v.Err() != nil {
+		return v.Err()
+	} else if !v.Ready() {
+		return errors.New("view artifacts is catching up")
 	}
 	return s.cfg.Bus.Ready()
 }
@@ -123,24 +114,16 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	viewsCtx, stopViews := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopViews()
 	g, failed := errgroup.WithContext(viewsCtx)
-	g.Go(func() error { return s.events.Run(failed) })
-	g.Go(func() error { return s.alerts.Run(failed) })
 	g.Go(func() error { return s.artifacts.view.Run(failed) })
 	g.Go(func() error { s.artifacts.tidyUp(failed); return nil })
 	g.Go(func() error { store.CollectGarbage(failed, s.db, gcInterval); return nil })
 	g.Go(func() error { s.sweep(failed); return nil })
+	g.Go(func() error { s.compareRetention(failed); return nil })
 	running, cancel := context.WithCancel(ctx)
 	defer cancel()
 	context.AfterFunc(failed, cancel)
 
-	answering, err := s.answer(running)
-	if err == nil {
-		<-running.Done()
-	}
-	s.answering.Store(false)
-	if answering != nil {
-		answering.Stop()
-	}
+	err = s.move(running, failed, g)
 	stopViews()
 	return errors.Join(err, g.Wait())
 }
@@ -165,40 +148,4 @@ func (s *Service) sweep(ctx context.Context) {
 		case <-t.C:
 		}
 	}
-}
-
-// answer announces the service once it has caught up. It returns nil, nil
-// when ctx ends before.
-func (s *Service) answer(ctx context.Context) (*bus.Service, error) {
-	for _, v := range []*view.View{s.events, s.alerts, s.artifacts.view} {
-		if err := v.WaitReady(ctx); err != nil {
-			if errors.Is(err, view.ErrGap) {
-				continue // what is stored can still be asked for
-			}
-			return nil, nil
-		}
-	}
-	parallel := 2 * runtime.GOMAXPROCS(0)
-	svc, err := bus.Serve(context.WithoutCancel(ctx), s.cfg.Bus, access.Ingest, version, parallel, queryTimeout, s.metrics.observe)
-	if err != nil {
-		return nil, err
-	}
-	subjects := []string{querySubject}
-	if !s.own.all() {
-		subjects = subjects[:0]
-		for _, p := range s.own.list() {
-			subjects = append(subjects, subject.Logs(p, message.LogsQuery))
-		}
-	}
-	for _, subj := range subjects {
-		if err := svc.Handle(subj, s.query); err != nil {
-			return svc, err
-		}
-	}
-	if err := svc.Handle(message.ArtifactsList, bus.JSON(s.artifacts.list)); err != nil {
-		return svc, err
-	}
-	s.answering.Store(true)
-	s.cfg.Log.Info("answering", "partitions", len(s.own.list()))
-	return svc, nil
 }

@@ -133,18 +133,17 @@ func (r *rig) eventually(what string, ok func() bool) {
 // settle waits until everything published is folded.
 func (r *rig) settle() {
 	r.t.Helper()
-	for name, v := range map[string]interface {
-		Wait(context.Context, uint64) error
-	}{stream.Events: r.svc.events, stream.Alerts: r.svc.alerts} {
-		s, err := r.bus.JS.Stream(r.t.Context(), name)
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		ctx, cancel := context.WithTimeout(r.t.Context(), 15*time.Second)
-		err = v.Wait(ctx, s.CachedInfo().State.LastSeq)
-		cancel()
-		if err != nil {
-			r.t.Fatal(err)
+	r.svc.holding.mu.Lock()
+	parts := slices.Clone(r.svc.holding.parts)
+	r.svc.holding.mu.Unlock()
+	for _, t := range parts {
+		for _, v := range t.views() {
+			ctx, cancel := context.WithTimeout(r.t.Context(), 15*time.Second)
+			err := v.Sync(ctx)
+			cancel()
+			if err != nil {
+				r.t.Fatal(err)
+			}
 		}
 	}
 }

@@ -1,0 +1,103 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/view"
+)
+
+// Kinds of a part's views.
+const (
+	eventsView = "events"
+	alertsView = "alerts"
+)
+
+// part folds the partitions of a piece. It does not change: where the piece
+// does, another part takes its place.
+type part struct {
+	piece
+	set            partitionSet
+	events, alerts *view.View
+	// current tells that the part has caught up since the service was
+	// started. Only the mover uses it.
+	current bool
+	// stop ends what start has begun, and returns when nothing more is
+	// folded.
+	stop func()
+}
+
+// newPart prepares the views of a piece.
+func (s *Service) newPart(p piece) (*part, error) {
+	t := &part{piece: p, set: setOf(p.Partitions), stop: func() {}}
+	events, alerts := newFolders(&s.cfg, s.db, &t.set, s.metrics)
+	var filters []string
+	if !t.set.all() {
+		for _, n := range p.Partitions {
+			filters = append(filters, "edr.events."+strconv.Itoa(n)+".*")
+		}
+	}
+	var err error
+	t.events, err = view.New(view.Config{
+		Name: viewName(eventsView, p.ID), Stream: stream.Events, Filters: filters,
+		DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: s.metrics.views, Fold: events.fold, Pace: pace,
+	})
+	if err != nil {
+		return nil, err
+	}
+	t.alerts, err = view.New(view.Config{
+		Name: viewName(alertsView, p.ID), Stream: stream.Alerts,
+		DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: s.metrics.views, Fold: alerts.fold, Pace: pace,
+	})
+	return t, err
+}
+
+func (t *part) views() [2]*view.View { return [2]*view.View{t.events, t.alerts} }
+
+// start folds until ctx ends or the part is stopped. What fails ends the group.
+func (t *part) start(ctx context.Context, g *errgroup.Group) {
+	ctx, cancel := context.WithCancel(ctx)
+	var work sync.WaitGroup
+	for _, v := range t.views() {
+		work.Add(1)
+		g.Go(func() error {
+			defer work.Done()
+			return v.Run(ctx)
+		})
+	}
+	t.stop = func() { cancel(); work.Wait() }
+}
+
+// ready returns nil when both views are up to date, otherwise why not.
+func (t *part) ready() error {
+	for i, v := range t.views() {
+		if err := v.Err(); err != nil {
+			return err
+		}
+		if !v.Ready() {
+			return fmt.Errorf("view %s is catching up", viewName([]string{eventsView, alertsView}[i], t.ID))
+		}
+	}
+	return nil
+}
+
+// settled tells whether both views have caught up, or stand still for a gap,
+// and whether one does.
+func (t *part) settled() (settled, gap bool) {
+	settled = true
+	for _, v := range t.views() {
+		switch {
+		case errors.Is(v.Err(), view.ErrGap):
+			gap = true
+		case !v.Ready():
+			settled = false
+		}
+	}
+	return settled, gap
+}

@@ -15,4 +15,5 @@ func (m *Metrics) Forget(name string) {
 	for _, g := range []interface{ DeleteLabelValues(...string) bool }{m.position, m.lag, m.gap, m.folded, m.missing} {
 		g.DeleteLabelValues(name)
 	}
+	m.ages.set(name, nil)
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/dgraph-io/badger/v4"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
@@ -114,33 +113,9 @@ type View struct {
 	seq     uint64
 	waiters map[chan struct{}]uint64
 	err     error
-}
-
-// Metrics are the metrics of a service's views, labelled by view.
-type Metrics struct {
-	position, lag, gap *prometheus.GaugeVec
-	folded, missing    *prometheus.CounterVec
-}
-
-// NewMetrics registers the metrics of the views of a service.
-func NewMetrics(reg prometheus.Registerer, service string) *Metrics {
-	gauge := func(name, help string) *prometheus.GaugeVec {
-		g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: service, Name: name, Help: help}, []string{"view"})
-		reg.MustRegister(g)
-		return g
-	}
-	counter := func(name, help string) *prometheus.CounterVec {
-		c := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: service, Name: name, Help: help}, []string{"view"})
-		reg.MustRegister(c)
-		return c
-	}
-	return &Metrics{
-		position: gauge("view_position", "Sequence of the stream up to which everything is folded."),
-		lag:      gauge("view_lag_messages", "Messages of the stream that are not folded yet."),
-		gap:      gauge("view_gap", "1 when the view has met a gap in its stream and stands still."),
-		folded:   counter("view_folded_messages_total", "Messages folded."),
-		missing:  counter("view_missing_messages_total", "Messages that were deleted from within the stream before the view had them."),
-	}
+	// behind is the time up to which everything is folded while messages wait,
+	// zero when none does.
+	behind time.Time
 }
 
 // New reads the view's position from its store. It touches no stream yet.
@@ -163,9 +138,7 @@ func New(cfg Config) (*View, error) {
 	}
 	v.seq = v.pos.Seq
 	if cfg.Metrics != nil {
-		cfg.Metrics.position.WithLabelValues(cfg.Name).Set(float64(v.seq))
-		cfg.Metrics.gap.WithLabelValues(cfg.Name).Set(0)
-		cfg.Metrics.missing.WithLabelValues(cfg.Name).Add(0)
+		cfg.Metrics.add(v)
 	}
 	return v, nil
 }
@@ -299,7 +272,7 @@ func (v *View) follow(ctx context.Context) error {
 			return fmt.Errorf("%w: %w", errFold, err)
 		}
 	}
-	v.lag(info.NumPending)
+	v.lag(info.NumPending, time.Now()) // nobody knows the age of what waits
 	msgs := make(chan Msg, maxGroup)
 	room := semaphore.NewWeighted(pullBytes)
 	failed := make(chan error, 1)
@@ -369,11 +342,12 @@ func (v *View) follow(ctx context.Context) error {
 			return nil
 		}
 		v.folding = time.Now()
+		v.wait(group[0].Time)
 		if err := v.fold(group); err != nil {
 			return fmt.Errorf("%w: %w", errFold, err)
 		}
 		last := &group[len(group)-1]
-		v.lag(last.pending + uint64(len(msgs)))
+		v.lag(last.pending+uint64(len(msgs)), last.Time)
 		if v.ready.Load() && last.pending > 0 && time.Since(last.Time) > time.Minute {
 			v.ready.Store(false)
 		}
@@ -415,13 +389,28 @@ func (v *View) another(ctx context.Context, msgs <-chan Msg) (Msg, bool) {
 // folded. The largest message takes all of it.
 func weight(data []byte) int64 { return min(int64(len(data)), pullBytes) }
 
-// lag notes how much is still to come.
-func (v *View) lag(pending uint64) {
+// lag notes how much is still to come, and up to when everything is folded.
+func (v *View) lag(pending uint64, until time.Time) {
+	v.mu.Lock()
+	v.behind = time.Time{}
+	v.mu.Unlock()
+	if pending > 0 {
+		v.wait(until)
+	}
 	if m := v.cfg.Metrics; m != nil {
 		m.lag.WithLabelValues(v.cfg.Name).Set(float64(pending))
 	}
 	if pending == 0 {
 		v.ready.Store(true)
+	}
+}
+
+// wait notes that messages since a time are to be folded, unless older ones are.
+func (v *View) wait(since time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.behind.IsZero() {
+		v.behind = since
 	}
 }
 

@@ -88,6 +88,17 @@ func serve(pair tls.Certificate, caFile string) (*Served, error) {
 	}, nil
 }
 
+// Expiry returns when the first certificate of a chain expires, the zero time
+// for an empty one.
+func Expiry(chain []*x509.Certificate) (first time.Time) {
+	for _, c := range chain {
+		if first.IsZero() || c.NotAfter.Before(first) {
+			first = c.NotAfter
+		}
+	}
+	return first
+}
+
 // Files that auto and Make write to their folder.
 const (
 	CAFile   = "ca.pem"

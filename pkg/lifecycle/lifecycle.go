@@ -158,6 +158,7 @@ func (p Program) Main(args []string, stderr *os.File) int {
 		return fail(ExitFailed, err)
 	}
 	defer o.Close()
+	o.Registry("process").MustRegister(ops.SyncInterval(sync.Interval), bus.CertificateExpiry(b))
 	c, err := build(Env{Bus: b, Log: log.With("service", p.Name), Metrics: o.Registry(p.Name), DataDir: filepath.Clean(*dir), Sync: sync.Always, Replicas: *replicas})
 	if err != nil {
 		if errors.Is(err, ErrUsage) {

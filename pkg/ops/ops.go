@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -38,7 +38,7 @@ func Listen(addr string, log *slog.Logger) (*Server, error) {
 	}
 	s := &Server{ln: ln, log: log, checks: map[string]func() error{}}
 	process := prometheus.NewRegistry()
-	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
+	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(), readiness{s})
 	s.registries = append(s.registries, process)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
@@ -46,22 +46,6 @@ func Listen(addr string, log *slog.Logger) (*Server, error) {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(prometheus.GathererFunc(s.gather), promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
 	return s, nil
-}
-
-func buildInfo() prometheus.Collector {
-	version, revision, goVersion := "unknown", "unknown", "unknown"
-	if bi, ok := debug.ReadBuildInfo(); ok {
-		version, goVersion = bi.Main.Version, bi.GoVersion
-		for _, s := range bi.Settings {
-			if s.Key == "vcs.revision" {
-				revision = s.Value
-			}
-		}
-	}
-	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "nightjar_build_info", Help: "Always 1; the labels say what was built.",
-		ConstLabels: prometheus.Labels{"version": version, "revision": revision, "goversion": goVersion}})
-	g.Set(1)
-	return g
 }
 
 // Registry returns a new registry for a service's metrics.
@@ -80,6 +64,18 @@ func (s *Server) Check(name string, ready func() error) {
 	s.checks[name] = ready
 }
 
+// ready asks all checks.
+func (s *Server) ready() map[string]error {
+	s.mu.Lock()
+	checks := maps.Clone(s.checks)
+	s.mu.Unlock()
+	state := make(map[string]error, len(checks))
+	for name, check := range checks {
+		state[name] = check()
+	}
+	return state
+}
+
 // Addr returns the address that is listened on.
 func (s *Server) Addr() string { return s.ln.Addr().String() }
 
@@ -91,16 +87,10 @@ func (s *Server) gather() ([]*dto.MetricFamily, error) {
 }
 
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
-	s.mu.Lock()
-	checks := make(map[string]func() error, len(s.checks))
-	for name, c := range s.checks {
-		checks[name] = c
-	}
-	s.mu.Unlock()
 	state, code := map[string]string{}, http.StatusOK
-	for name, c := range checks {
+	for name, err := range s.ready() {
 		state[name] = "ready"
-		if err := c(); err != nil {
+		if err != nil {
 			state[name], code = err.Error(), http.StatusServiceUnavailable
 		}
 	}

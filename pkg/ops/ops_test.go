@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -59,13 +60,14 @@ func TestMetrics(t *testing.T) {
 		s.Registry(service).MustRegister(c)
 		c.Add(7)
 	}
+	s.Registry("process").MustRegister(ops.SyncInterval(1500 * time.Millisecond))
 	code, body := get(t, s, "/metrics")
 	if code != http.StatusOK {
 		t.Errorf("status %d", code)
 	}
 	for _, want := range []string{
 		"nightjar_build_info{goversion=\"go", "nightjar_rule_engine_requests_total 7\n", "nightjar_log_ingest_requests_total 7\n",
-		"\ngo_goroutines ", "\nprocess_start_time_seconds ",
+		"\nnightjar_sync_interval_seconds 1.5\n", "\ngo_goroutines ", "\nprocess_start_time_seconds ",
 	} {
 		if !strings.Contains(body, want) {
 			t.Errorf("no %q in /metrics", want)
@@ -112,7 +114,18 @@ func TestReadiness(t *testing.T) {
 	if code, body := get(t, s, "/healthz"); code != http.StatusOK || body != "ok\n" {
 		t.Errorf("/healthz: %d %q", code, body)
 	}
+	told := func(want ...string) {
+		t.Helper()
+		_, body := get(t, s, "/metrics")
+		for _, line := range want {
+			if !strings.Contains(body, "\nnightjar_ready{"+line+"\n") {
+				t.Errorf("no nightjar_ready{%s in /metrics", line)
+			}
+		}
+	}
+	told(`check="log-ingest"} 0`, `check="rule-engine"} 1`)
 	lag.Store(false)
+	told(`check="log-ingest"} 1`, `check="rule-engine"} 1`)
 	if m := state(http.StatusOK); m["log-ingest"] != "ready" || m["rule-engine"] != "ready" {
 		t.Errorf("state %v", m)
 	}

@@ -50,6 +50,9 @@ const (
 	refusedBroken    = "broken"
 )
 
+// refusals are all of them.
+var refusals = []string{refusedFull, refusedBusy, refusedPublish, refusedMalformed, refusedTooLarge, refusedBroken}
+
 var (
 	errBusy     = errors.New("no memory for more events at the moment")
 	errInflated = errors.New("body inflates beyond its limit")

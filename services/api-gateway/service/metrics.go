@@ -1,12 +1,16 @@
 package gateway
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nightjar-edr/nightjar/pkg/certs"
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 )
 
 const subsystem = "api_gateway"
@@ -43,7 +47,7 @@ func newMetrics(reg prometheus.Registerer, db *badger.DB, endpoints func() int) 
 		batches: counter("batches_published_total", "Batches that are stored in the stream EVENTS."),
 		bytes:   counter("bytes_received_total", "Bytes of the bodies of POST /logs, as they were sent."),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: subsystem,
-			Name: "ingest_refused_total", Help: "Requests POST /logs that were not answered with 200."}, []string{"reason"}),
+			Name: "ingest_refused_total", Help: "Requests POST /logs that were not answered with 200, by reason."}, []string{"reason"}),
 		letters: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "nightjar",
 			Name: "dead_letters_total", Help: "Dead letters written.", ConstLabels: prometheus.Labels{"service": access.Gateway}}, []string{"reason"}),
 		unaudit: counter("audit_failures_total", "Changes whose record could not be stored in the stream AUDIT and stands in the log instead."),
@@ -54,7 +58,34 @@ func newMetrics(reg prometheus.Registerer, db *badger.DB, endpoints func() int) 
 			func() float64 { return float64(endpoints()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem, Name: "store_bytes", Help: "Size of the gateway's store on disk."},
 			func() float64 { lsm, vlog := db.Size(); return float64(lsm + vlog) }))
+	for _, reason := range refusals {
+		m.refused.WithLabelValues(reason)
+	}
+	for _, reason := range []string{message.ReasonNotJSON, message.ReasonNotObject, message.ReasonTooDeep, message.ReasonTooLong} {
+		m.letters.WithLabelValues(reason)
+	}
+	for _, api := range []string{"admin", "agent"} {
+		m.inflight.WithLabelValues(api)
+	}
 	return m
+}
+
+// showExpiry tells until when the certificate of the APIs is good, unless they
+// speak plain HTTP.
+func showExpiry(reg prometheus.Registerer, cfg *tls.Config) {
+	if cfg == nil || len(cfg.Certificates) == 0 {
+		return
+	}
+	var chain []*x509.Certificate
+	for _, der := range cfg.Certificates[0].Certificate {
+		if c, err := x509.ParseCertificate(der); err == nil { // one that cannot be read is not what clients judge by
+			chain = append(chain, c)
+		}
+	}
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem, Name: "certificate_expiry_timestamp_seconds",
+		Help: "When the first certificate of the chain that both APIs show expires, in Unix time. No value without TLS."})
+	g.Set(float64(certs.Expiry(chain).Unix()))
+	reg.MustRegister(g)
 }
 
 // observe counts a request. code is its status, or aborted where an answer was

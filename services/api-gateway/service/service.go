@@ -16,6 +16,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/store"
+	"github.com/nightjar-edr/nightjar/pkg/streamwatch"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
@@ -41,6 +42,7 @@ type Service struct {
 	containers  *agentContainers
 	commands    *commandDesk
 	binds       singleflight.Group
+	watch       *streamwatch.Watch
 	pub         *publisher
 	ingest      *ingester
 	adminHTTP   *httpServer
@@ -78,6 +80,9 @@ func New(cfg Config) (*Service, error) {
 	}
 	s.peers = newPeers(cfg.Bus, cfg.Log, s.credentials.view)
 	s.metrics = newMetrics(cfg.Metrics, s.db, s.credentials.count)
+	showExpiry(cfg.Metrics, cfg.TLS)
+	kv, _ := stream.KVStream(stream.Access)
+	s.watch = streamwatch.New(cfg.Metrics, subsystem, cfg.Bus.JS, cfg.Log, stream.Events, stream.DeadLetters, stream.Audit, kv)
 	s.rules = newAgentRules(s)
 	s.containers = newAgentContainers(s)
 	s.commands = newCommandDesk(s)
@@ -178,6 +183,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	}
 	work.Go(func() { failed("view of operators", s.operators.view.Run(inner)) })
 	work.Go(func() { failed("view of endpoints", s.credentials.view.Run(inner)) })
+	work.Go(func() { s.watch.Run(inner) })
 	work.Go(func() { s.rules.run(inner) })
 	work.Go(func() { s.containers.run(inner) })
 	work.Go(func() { s.commands.pending.run(inner) })

@@ -371,6 +371,9 @@ nightjar_api_gateway_requests_total{api="agent",code="404",route="none"} 1
 # HELP nightjar_dead_letters_total Dead letters written.
 # TYPE nightjar_dead_letters_total counter
 nightjar_dead_letters_total{reason="not-json",service="api-gateway"} 1
+nightjar_dead_letters_total{reason="not-object",service="api-gateway"} 0
+nightjar_dead_letters_total{reason="too-deep",service="api-gateway"} 0
+nightjar_dead_letters_total{reason="too-long",service="api-gateway"} 0
 `
 	var err error
 	names := []string{"nightjar_api_gateway_batches_published_total", "nightjar_api_gateway_bytes_received_total", "nightjar_api_gateway_endpoints",

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 )
 
 const subsystem = "command_dispatch"
@@ -42,6 +43,9 @@ func newMetrics(reg prometheus.Registerer, s *Service) *metrics {
 		expired:   counter("expired_commands_total", "Commands that this replica ended because no result came in time."),
 	}
 	reg.MustRegister(m.requests, m.duration, m.results)
+	for _, outcome := range []message.CommandOutcome{message.ResultAccepted, message.ResultForeign, message.ResultEarly, message.ResultRepeated, message.ResultLate} {
+		m.results.WithLabelValues(string(outcome))
+	}
 	gauge("queued_commands", "Commands that wait for their endpoint to ask.", func() float64 { return float64(s.queued.Load()) })
 	gauge("sent_commands", "Commands that were handed out and have no result yet.", func() float64 { return float64(s.sent.Load()) })
 	gauge("store_bytes", "Size of the service's store.", func() float64 {

@@ -18,6 +18,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/store"
+	"github.com/nightjar-edr/nightjar/pkg/streamwatch"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
@@ -40,6 +41,7 @@ type Service struct {
 	db      *badger.DB
 	view    *view.View
 	metrics *metrics
+	watch   *streamwatch.Watch
 	now     func() time.Time
 
 	queued, sent atomic.Int64
@@ -85,6 +87,8 @@ func New(cfg Config) (*Service, error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	s.metrics = newMetrics(cfg.Metrics, s)
+	objects, _ := stream.ObjectStream(stream.Files)
+	s.watch = streamwatch.New(cfg.Metrics, subsystem, cfg.Bus.JS, cfg.Log, name, objects)
 	return s, nil
 }
 
@@ -123,12 +127,18 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	ctx, cancel := context.WithCancel(ctx)
 	viewEnded := make(chan error, 1)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		s.watch.Run(work)
+	}()
 	go func() {
 		defer cancel()
 		viewEnded <- s.view.Run(work)
 	}()
 	serveErr := s.serve(ctx, work)
 	stop()
+	<-watched
 	if err := <-viewEnded; err != nil {
 		return err
 	}

@@ -131,6 +131,27 @@ func (x *index) size() int {
 	return len(x.order)
 }
 
+// quiet returns how many endpoints were last heard of longer ago than each of
+// quietAfter, and how many never.
+func (x *index) quiet(now time.Time) (counts []int, unseen int) {
+	counts = make([]int, len(quietAfter))
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for _, e := range x.endpoints {
+		last := x.join(e).LastConnection
+		if last.IsZero() {
+			unseen++
+			continue
+		}
+		for i, after := range quietAfter {
+			if now.Sub(last) > after.time {
+				counts[i]++
+			}
+		}
+	}
+	return counts, unseen
+}
+
 // page returns up to limit endpoints behind a place, in order of creation,
 // with the cursor to go on from, empty at the end, and the number of all.
 func (x *index) page(after place, limit int) message.ListReply {

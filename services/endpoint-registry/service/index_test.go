@@ -86,3 +86,26 @@ func TestMerge(t *testing.T) {
 		})
 	}
 }
+
+// An endpoint counts as quiet from the time on that is named, whatever its
+// partition; one that was never heard of, or only before it was created anew,
+// does not.
+func TestQuiet(t *testing.T) {
+	x := newIndex()
+	now := t0.Add(30 * 24 * time.Hour)
+	for name, silent := range map[string]time.Duration{
+		"a": 0, "b": time.Hour, "c": time.Hour + 1, "d": 24 * time.Hour, "e": 25 * time.Hour, "f": 7 * 24 * time.Hour, "g": 8 * 24 * time.Hour,
+		"reborn": 31 * 24 * time.Hour,
+	} {
+		x.put(record(name, t0))
+		c := &x.contacts[subject.PartitionOf(name)]
+		if c.Seen == nil {
+			c.Seen = map[string]message.Seen{}
+		}
+		c.Seen[name] = message.Seen{Time: now.Add(-silent)}
+	}
+	x.put(record("never", t0))
+	if counts, unseen := x.quiet(now); !slices.Equal(counts, []int{5, 3, 1}) || unseen != 2 {
+		t.Errorf("%v quiet, %d never heard of", counts, unseen)
+	}
+}

@@ -22,7 +22,14 @@ type metrics struct {
 	malformed prometheus.Counter
 }
 
-func newMetrics(reg prometheus.Registerer, db *badger.DB, endpoints func() int) *metrics {
+// quietAfter are the times, with their names, from which on an endpoint that
+// was heard of before counts as quiet.
+var quietAfter = []struct {
+	name string
+	time time.Duration
+}{{"1h", time.Hour}, {"1d", 24 * time.Hour}, {"7d", 7 * 24 * time.Hour}}
+
+func newMetrics(reg prometheus.Registerer, db *badger.DB, x *index) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: subsystem,
 			Name: "requests_total", Help: "Requests answered, by subject and code: ok or the kind of the error."}, []string{"subject", "code"}),
@@ -38,7 +45,8 @@ func newMetrics(reg prometheus.Registerer, db *badger.DB, endpoints func() int) 
 	}
 	reg.MustRegister(m.requests, m.failures, m.duration, m.conflicts, m.malformed,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem,
-			Name: "endpoints", Help: "Endpoints that exist."}, func() float64 { return float64(endpoints()) }),
+			Name: "endpoints", Help: "Endpoints that exist."}, func() float64 { return float64(x.size()) }),
+		quiet{x},
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem,
 			Name: "store_bytes", Help: "Size of the store's tables on disk, without its write-ahead log."}, func() float64 {
 			size, _ := db.EstimateSize(nil)
@@ -59,4 +67,25 @@ func (m *metrics) observe(subject string, took time.Duration, err error) {
 	}
 	m.requests.WithLabelValues(subject, code).Inc()
 	m.duration.WithLabelValues(subject).Observe(took.Seconds())
+}
+
+var (
+	quietDesc = prometheus.NewDesc("nightjar_"+subsystem+"_quiet_endpoints",
+		"Endpoints that were heard of before and not within the time after; those of a longer time are among those of a shorter one.", []string{"after"}, nil)
+	unseenDesc = prometheus.NewDesc("nightjar_"+subsystem+"_unseen_endpoints", "Endpoints that were never heard of.", nil, nil)
+)
+
+// quiet counts the endpoints that are not heard of, when it is asked.
+type quiet struct{ x *index }
+
+// Describe implements prometheus.Collector.
+func (q quiet) Describe(ch chan<- *prometheus.Desc) { ch <- quietDesc; ch <- unseenDesc }
+
+// Collect implements prometheus.Collector.
+func (q quiet) Collect(ch chan<- prometheus.Metric) {
+	counts, unseen := q.x.quiet(time.Now())
+	for i, n := range counts {
+		ch <- prometheus.MustNewConstMetric(quietDesc, prometheus.GaugeValue, float64(n), quietAfter[i].name)
+	}
+	ch <- prometheus.MustNewConstMetric(unseenDesc, prometheus.GaugeValue, float64(unseen))
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/store"
+	"github.com/nightjar-edr/nightjar/pkg/streamwatch"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
@@ -44,6 +45,7 @@ type Service struct {
 	view    *view.View
 	index   *index
 	metrics *metrics
+	watch   *streamwatch.Watch
 	serving atomic.Bool
 }
 
@@ -70,7 +72,8 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	s.metrics = newMetrics(cfg.Metrics, db, s.index.size)
+	s.metrics = newMetrics(cfg.Metrics, db, s.index)
+	s.watch = streamwatch.New(cfg.Metrics, subsystem, cfg.Bus.JS, cfg.Log, name)
 	return s, nil
 }
 
@@ -91,6 +94,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	defer stop()
 	group, work := errgroup.WithContext(work)
 	group.Go(func() error { return s.view.Run(work) })
+	group.Go(func() error { s.watch.Run(work); return nil })
 	group.Go(func() error { store.CollectGarbage(work, s.db, gcInterval); return nil })
 	group.Go(func() error {
 		defer stop()
@@ -134,6 +138,7 @@ func (s *Service) serve(ctx, work context.Context) error {
 		message.RegistrySeen:    bus.JSON(s.seen),
 		message.RegistryImport:  bus.JSON(s.importAll),
 	} {
+		s.metrics.failures.WithLabelValues(subject)
 		if err := svc.Handle(subject, handler); err != nil {
 			return err
 		}

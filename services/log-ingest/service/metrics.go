@@ -8,7 +8,9 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/view"
+	"github.com/nightjar-edr/nightjar/services/log-ingest/internal/logstore"
 )
 
 const subsystem = "log_ingest"
@@ -59,6 +61,16 @@ func newMetrics(reg prometheus.Registerer, db *badger.DB) *metrics {
 		lsm, vlog := db.Size()
 		return float64(lsm + vlog)
 	}))
+	for _, kind := range []logstore.Kind{logstore.Events, logstore.Alerts} {
+		m.chunks.WithLabelValues(kindName(kind))
+	}
+	for _, name := range []string{stream.Events, stream.Alerts} {
+		m.unreadable.WithLabelValues(name)
+		m.expired.WithLabelValues(name)
+	}
+	for _, on := range []string{querySubject, message.ArtifactsList} {
+		m.errors.WithLabelValues(on)
+	}
 	return m
 }
 

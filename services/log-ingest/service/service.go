@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nightjar-edr/nightjar/pkg/store"
+	"github.com/nightjar-edr/nightjar/pkg/streamwatch"
 	"github.com/nightjar-edr/nightjar/services/log-ingest/internal/logstore"
 )
 
@@ -34,6 +35,7 @@ type Service struct {
 	artifacts *artifactIndex
 	reader    *logstore.Reader
 	metrics   *metrics
+	watch     *streamwatch.Watch
 }
 
 // New opens the service's store and prepares its views. Its errors wrap
@@ -48,6 +50,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s.metrics = newMetrics(cfg.Metrics, s.db)
+	s.watch = streamwatch.New(cfg.Metrics, subsystem, cfg.Bus.JS, cfg.Log, artifactStream)
 	s.reader = logstore.NewReader(s.db)
 	if err = s.arrange(); err == nil {
 		s.artifacts, err = newArtifactIndex(&s.cfg, s.db, s.metrics.views)
@@ -117,6 +120,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	g.Go(func() error { return s.artifacts.view.Run(failed) })
 	g.Go(func() error { s.artifacts.tidyUp(failed); return nil })
 	g.Go(func() error { store.CollectGarbage(failed, s.db, gcInterval); return nil })
+	g.Go(func() error { s.watch.Run(failed); return nil })
 	g.Go(func() error { s.sweep(failed); return nil })
 	g.Go(func() error { s.compareRetention(failed); return nil })
 	running, cancel := context.WithCancel(ctx)

@@ -18,6 +18,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
 	"github.com/nightjar-edr/nightjar/pkg/store"
+	"github.com/nightjar-edr/nightjar/pkg/streamwatch"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
@@ -45,6 +46,7 @@ type Service struct {
 	// alerts folds the stream ALERTS, clears the bucket reports.
 	alerts, clears *view.View
 	metrics        *metrics
+	watch          *streamwatch.Watch
 	serving        atomic.Bool
 	// work ends when the service stops; set by Run before the views run.
 	work context.Context
@@ -88,6 +90,7 @@ func (s *Service) open() (err error) {
 	s.stale.Store(true)
 	views := view.NewMetrics(s.cfg.Metrics, subsystem)
 	bucket, filter := stream.KVStream(stream.Reports)
+	s.watch = streamwatch.New(s.cfg.Metrics, subsystem, s.cfg.Bus.JS, s.cfg.Log, bucket)
 	s.clears, err = view.New(view.Config{
 		Name: "reports", Stream: bucket, Filters: []string{filter}, Compacted: true,
 		DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: views, Fold: s.foldMarks,
@@ -122,6 +125,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	s.work = work
 	group.Go(func() error { return s.clears.Run(work) })
 	group.Go(func() error { s.keepHouse(work); return nil })
+	group.Go(func() error { s.watch.Run(work); return nil })
 	group.Go(func() error {
 		defer stop()
 		return s.serve(ctx, work, func() { group.Go(func() error { return s.alerts.Run(work) }) })
@@ -174,6 +178,7 @@ func (s *Service) serve(ctx, work context.Context, foldAlerts func()) error {
 		message.ReportsList:  s.list,
 		message.ReportsClear: bus.JSON(s.clear),
 	} {
+		s.metrics.failures.WithLabelValues(subject)
 		if err := svc.Handle(subject, handler); err != nil {
 			return err
 		}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
@@ -29,6 +31,7 @@ type metrics struct {
 	deadLetters   *prometheus.CounterVec
 	batchDuration prometheus.Histogram
 	pending       prometheus.Gauge
+	unacked       prometheus.Gauge
 }
 
 // newMetrics registers the metrics of a service whose rules and store are
@@ -58,12 +61,13 @@ func newMetrics(reg prometheus.Registerer, s *Service) *metrics {
 		batchDuration: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "nightjar", Subsystem: subsystem,
 			Name: "batch_duration_seconds", Help: "Time from taking a batch up to its acknowledgement.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16)}),
 		pending: prometheus.NewGauge(prometheus.GaugeOpts(opts("consumer_pending", "Batches in EVENTS that no replica has taken up yet."))),
+		unacked: prometheus.NewGauge(prometheus.GaugeOpts(opts("consumer_unacknowledged", "Batches in EVENTS that all replicas together have taken up and not acknowledged yet."))),
 	}
 	gauge := func(name, help string, f func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts(name, help)), f)
 	}
 	reg.MustRegister(m.requests, m.requestDuration, m.errors, m.batches, m.events, m.filtered, m.alerts, m.repeated,
-		m.retries, m.refused, m.deadLetters, m.batchDuration, m.pending,
+		m.retries, m.refused, m.deadLetters, m.batchDuration, m.pending, m.unacked,
 		gauge("rules", "Compiled rules, those that wait for a container included.", func() float64 { return float64(s.rules.current.Load().set.Count()) }),
 		gauge("rules_waiting", "Rules that wait for a container.", func() float64 { return float64(len(s.rules.current.Load().set.Waiting())) }),
 		gauge("rules_failed", "Rules of the set in force that panicked and are set aside.", func() float64 { return float64(s.rules.current.Load().failed.Load()) }),
@@ -75,15 +79,26 @@ func newMetrics(reg prometheus.Registerer, s *Service) *metrics {
 			return float64(lsm + vlog)
 		}),
 	)
+	for _, kind := range []string{"ack", "consumer", "containers", "panic"} {
+		m.errors.WithLabelValues(kind)
+	}
+	for _, severity := range []subject.Severity{subject.Info, subject.Low, subject.Medium, subject.High, subject.Critical} {
+		for _, origin := range []message.Origin{message.OriginAgent, message.OriginManager, message.OriginBoth} {
+			m.alerts.WithLabelValues(string(severity), string(origin))
+		}
+	}
+	for _, reason := range []string{message.ReasonNotJSON, message.ReasonNotObject, message.ReasonTooDeep, message.ReasonPoison} {
+		m.deadLetters.WithLabelValues(reason)
+	}
 	return m
 }
 
 // observe counts an answered request.
-func (m *metrics) observe(subject string, took time.Duration, err error) {
+func (m *metrics) observe(on string, took time.Duration, err error) {
 	code := "ok"
 	if err != nil {
 		code = string(fault.From(err).Kind)
 	}
-	m.requests.WithLabelValues(subject, code).Inc()
-	m.requestDuration.WithLabelValues(subject).Observe(took.Seconds())
+	m.requests.WithLabelValues(on, code).Inc()
+	m.requestDuration.WithLabelValues(on).Observe(took.Seconds())
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
 	"github.com/nightjar-edr/nightjar/pkg/objects"
 	"github.com/nightjar-edr/nightjar/pkg/store"
+	"github.com/nightjar-edr/nightjar/pkg/streamwatch"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
@@ -58,6 +59,8 @@ type Service struct {
 	serving atomic.Bool
 	ending  <-chan struct{} // closed when the service is to stop
 	walk    *walk
+	watch   *streamwatch.Watch
+	siems   *siemWatch
 }
 
 // New opens the service's store and reads the folders of rules and containers.
@@ -101,6 +104,10 @@ func (s *Service) open() (err error) {
 	}
 	s.published.seq = s.raisedFold.Position()
 	s.walk = newWalk(s)
+	bucket, _ := stream.KVStream(stream.Rules)
+	objects, _ := stream.ObjectStream(stream.Containers)
+	s.watch = streamwatch.New(s.cfg.Metrics, subsystem, s.cfg.Bus.JS, s.cfg.Log, stream.Alerts, bucket, objects)
+	s.siems = newSIEMWatch(s.cfg.Metrics, s.cfg.Bus.JS, s.cfg.Log, s.cfg.SIEMs)
 	return nil
 }
 
@@ -161,6 +168,8 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	start(s.followContainers)
 	background.Go(func() { store.CollectGarbage(work, s.db, garbageEvery) })
 	background.Go(func() { s.tidyContainers(work) })
+	background.Go(func() { s.watch.Run(work) })
+	background.Go(func() { s.siems.run(work) })
 	if err := s.prepare(ctx, failed); errors.Is(err, view.ErrGap) {
 		<-ctx.Done() // stays up to say why it is not ready
 		return nil

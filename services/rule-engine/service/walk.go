@@ -227,6 +227,7 @@ func (w *walk) poll(ctx context.Context, c jetstream.Consumer) {
 	for {
 		if info, err := c.Info(ctx); err == nil {
 			w.s.metrics.pending.Set(float64(info.NumPending))
+			w.s.metrics.unacked.Set(float64(info.NumAckPending))
 			if info.NumPending == 0 {
 				w.caughtUp.Store(true)
 			}

@@ -85,6 +85,7 @@ func New(cfg Config) (_ *Manager, err error) {
 		return nil, err
 	}
 	m.ops.Check("room", m.guard.Full)
+	m.register()
 	if err := m.startNATS(siems); err != nil {
 		return nil, err
 	}

@@ -131,6 +131,14 @@ func (g *Guard) Run(ctx context.Context, report func(error)) {
 // Used returns the bytes in use at the last look.
 func (g *Guard) Used() int64 { return g.used.Load() }
 
+// Limit returns how many bytes may be in use before nothing more may be stored,
+// and whether there is such a limit.
+func (g *Guard) Limit() (int64, bool) { return g.stop, g.limit > 0 }
+
+// Spare returns how many bytes of the file system were free at the last look
+// beyond those to keep, below 0 when too few are, and whether any are kept.
+func (g *Guard) Spare() (int64, bool) { return g.free.Load(), g.keep > 0 }
+
 // Full returns an error that wraps ErrFull or ErrNoRoom when nothing more may
 // be stored.
 func (g *Guard) Full() error {

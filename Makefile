@@ -98,6 +98,11 @@ chaos-short: ## the same for a minute or two: passes every failpoint, kills at s
 test-manifests: ## hold what is shipped for Kubernetes, Docker and systemd to the programs, and run them as it says
 	cd deploy/manifests && GOWORK=off go test -timeout 15m ./...
 
+# A module of its own, outside of go.work: its doc.go says why.
+.PHONY: test-monitoring
+test-monitoring: ## hold alert rules, dashboards and the list of metrics to what the programs export, and test the rules
+	cd deploy/monitoring && GOWORK=off go test -timeout 10m ./...
+
 .PHONY: powerloss
 powerloss: ## cut the power of a virtual machine with a manager in mid load POWER_CUTS times (default 6); needs QEMU and Debian
 	@for p in qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs xz:xz-utils; do \
@@ -127,16 +132,16 @@ bench-short: ## run every benchmark small, to see that it runs
 
 .PHONY: lint
 lint: ## check formatting, vet, staticcheck and doc comments
-	@unformatted=$$(gofmt -l $(MODULES) deploy/manifests); test -z "$$unformatted" || { echo "gofmt has not been run on:"; echo "$$unformatted"; exit 1; }
+	@unformatted=$$(gofmt -l $(MODULES) deploy/manifests deploy/monitoring); test -z "$$unformatted" || { echo "gofmt has not been run on:"; echo "$$unformatted"; exit 1; }
 	go vet $(PACKAGES)
 	go run $(STATICCHECK) $(PACKAGES)
 	go vet -tags $(TAGS) $(TAGGED)
 	go run $(STATICCHECK) -tags $(TAGS) $(TAGGED)
 	go run $(REVIVE) -config revive.toml -formatter friendly -set_exit_status $(PACKAGES)
-	cd deploy/manifests && export GOWORK=off && go vet ./... && go run $(STATICCHECK) ./... && \
-	  go run $(REVIVE) -config ../../revive.toml -formatter friendly -set_exit_status ./...
+	@for m in deploy/manifests deploy/monitoring; do (cd $$m && export GOWORK=off && go vet ./... && go run $(STATICCHECK) ./... && \
+	  go run $(REVIVE) -config ../../revive.toml -formatter friendly -set_exit_status ./...) || exit 1; done
 
 .PHONY: tidy
 tidy: ## bring every go.mod up to date
 	@for m in $(MODULES); do echo "$$m"; (cd $$m && go mod tidy) || exit 1; done
-	cd deploy/manifests && GOWORK=off go mod tidy
+	@for m in deploy/manifests deploy/monitoring; do (cd $$m && GOWORK=off go mod tidy) || exit 1; done

@@ -1,6 +1,7 @@
 package manifests
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -196,10 +197,15 @@ func TestRetentionsAgree(t *testing.T) {
 func TestScrapeTargets(t *testing.T) {
 	var c struct {
 		ScrapeConfigs []struct {
+			JobName       string `json:"job_name"`
 			StaticConfigs []struct {
 				Targets []string          `json:"targets"`
 				Labels  map[string]string `json:"labels"`
 			} `json:"static_configs"`
+			DNSConfigs []struct {
+				Names []string `json:"names"`
+				Port  int      `json:"port"`
+			} `json:"dns_sd_configs"`
 		} `json:"scrape_configs"`
 	}
 	if err := yaml.Unmarshal([]byte(read(t, "deploy", "monitoring", "prometheus", "prometheus.yml")), &c); err != nil {
@@ -212,8 +218,14 @@ func TestScrapeTargets(t *testing.T) {
 				asked[target] = s.Labels["job"]
 			}
 		}
+		// Of services that are not always there.
+		for _, s := range job.DNSConfigs {
+			for _, name := range s.Names {
+				asked[fmt.Sprintf("%s:%d", name, s.Port)] = job.JobName
+			}
+		}
 	}
-	for _, name := range access.Services {
+	for _, name := range services("forwarder") {
 		if !strings.Contains(read(t, "deploy", "config", name+".yaml"), "\nops-addr: \":8080\"\n") || asked[name+":8080"] != name {
 			t.Errorf("%s is asked as %q", name, asked[name+":8080"])
 		}

@@ -3,6 +3,7 @@ package streamwatch
 import (
 	"context"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -36,7 +37,7 @@ func New(reg prometheus.Registerer, service string, js jetstream.JetStream, log 
 	return &Watch{
 		js: js, log: log, streams: streams,
 		bytes:    gauge("stream_bytes", "Bytes that a stream of this service has on a server. No value while NATS does not tell."),
-		limit:    gauge("stream_limit_bytes", "Bytes that a stream of this service may have, beyond which it refuses messages. No value where there is no limit."),
+		limit:    gauge("stream_limit_bytes", "Bytes that a stream of this service may have, beyond which it refuses messages; +Inf where there is no limit."),
 		messages: gauge("stream_messages", "Messages in a stream of this service. No value while NATS does not tell."),
 	}
 }
@@ -73,9 +74,9 @@ func (w *Watch) look(ctx context.Context, name string) {
 	info := s.CachedInfo()
 	w.bytes.WithLabelValues(name).Set(float64(info.State.Bytes))
 	w.messages.WithLabelValues(name).Set(float64(info.State.Msgs))
+	limit := math.Inf(1)
 	if info.Config.MaxBytes > 0 {
-		w.limit.WithLabelValues(name).Set(float64(info.Config.MaxBytes))
-	} else {
-		w.limit.DeleteLabelValues(name)
+		limit = float64(info.Config.MaxBytes)
 	}
+	w.limit.WithLabelValues(name).Set(limit)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"testing"
 	"time"
 
@@ -53,8 +54,8 @@ func eventually(t *testing.T, check func() error) {
 	}
 }
 
-// A stream's size, messages and limit are told; a stream without a limit has
-// none, and of one that cannot be seen nothing is told.
+// A stream's size, messages and limit are told; that of a stream without one is
+// infinite, and of one that cannot be seen nothing is told.
 func TestStreams(t *testing.T) {
 	b := natstest.Start(t).Bus(t, "test")
 	for _, cfg := range []jetstream.StreamConfig{{Name: "LIMITED", Subjects: []string{"l"}, MaxBytes: 1 << 20}, {Name: "FREE", Subjects: []string{"f"}}} {
@@ -73,7 +74,7 @@ func TestStreams(t *testing.T) {
 	}
 	want := map[string]float64{
 		"nightjar_service_stream_bytes/LIMITED": float64(s.CachedInfo().State.Bytes), "nightjar_service_stream_limit_bytes/LIMITED": 1 << 20,
-		"nightjar_service_stream_messages/LIMITED": 3, "nightjar_service_stream_bytes/FREE": 0, "nightjar_service_stream_messages/FREE": 0,
+		"nightjar_service_stream_messages/LIMITED": 3, "nightjar_service_stream_bytes/FREE": 0, "nightjar_service_stream_messages/FREE": 0, "nightjar_service_stream_limit_bytes/FREE": math.Inf(1),
 	}
 	if want["nightjar_service_stream_bytes/LIMITED"] < 3000 {
 		t.Fatalf("the stream has %v bytes", want)

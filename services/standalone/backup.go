@@ -30,7 +30,7 @@ services are built again at their start; those of services that run apart must b
 func addRemote(fs *flag.FlagSet) *manager.Remote {
 	r := &manager.Remote{}
 	fs.StringVar(&r.URL, "nats-url", "", "address of the NATS servers of services that run apart, comma-separated")
-	fs.StringVar(&r.SeedFile, "nats-nkey", "", "file with an NKey seed for --nats-url; docs/backup.md says what its user must be allowed")
+	fs.StringVar(&r.SeedFile, "nats-nkey", "", "file with the NKey seed of the user backup or restore for --nats-url; deploy/nats makes both")
 	fs.StringVar(&r.CAFile, "nats-ca", "", "PEM file with the certificate authority for --nats-url")
 	return r
 }

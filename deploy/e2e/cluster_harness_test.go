@@ -149,7 +149,7 @@ func (c *cluster) conf(name string) string { return filepath.Join(c.dir, "conf",
 // healthy returns nil when the server has all its streams and they are
 // current.
 func (s *natsServer) healthy() error {
-	if err := s.running(); err != nil {
+	if err := s.alive(); err != nil {
 		return err
 	}
 	return answersOK("http://" + s.monitor + "/healthz")
@@ -201,7 +201,7 @@ func (c *cluster) ready() {
 	c.t.Helper()
 	for _, s := range c.services {
 		eventually(c.t, s.name+" ready", func() error {
-			if err := s.running(); err != nil {
+			if err := s.alive(); err != nil {
 				c.t.Fatal(err)
 			}
 			return answersOK(s.ops + "/readyz")

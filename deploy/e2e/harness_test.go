@@ -17,14 +17,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/nightjar-edr/nightjar/pkg/testlog"
 )
 
 // binary is the standalone program, built once for all tests with buildFlags.
@@ -64,15 +61,12 @@ type proc struct {
 	args []string
 	// env is added to the environment of the program.
 	env []string
-	cmd *exec.Cmd
 	// Addresses as the program printed them.
 	admin, agent, nats, ops string
 
 	client *http.Client
-	stderr testlog.Log
-	// exited is closed when the program has ended, with what Wait said.
-	exited chan struct{}
-	exit   error
+
+	running
 }
 
 // start starts a standalone on a folder and waits until it is ready.
@@ -86,21 +80,7 @@ func start(t *testing.T, dir string, args ...string) *proc {
 
 // endWithTest ends the program with the test and shows its log when the test
 // has failed.
-func (p *proc) endWithTest() {
-	p.t.Cleanup(func() {
-		if p.exited != nil {
-			_ = p.cmd.Process.Kill()
-			<-p.exited
-		}
-		if p.t.Failed() {
-			log := p.log()
-			p.t.Logf("log of standalone:\n%s", log[max(0, len(log)-8000):])
-		}
-	})
-}
-
-// log returns what the program has written so far.
-func (p *proc) log() string { return p.stderr.String() }
+func (p *proc) endWithTest() { p.endWith(p.t, "standalone", 8000) }
 
 func (p *proc) run() {
 	p.t.Helper()
@@ -114,20 +94,15 @@ func (p *proc) run() {
 func (p *proc) launch() error {
 	args := append([]string{"--data-dir", p.dir, "--admin-addr", "127.0.0.1:0", "--agent-addr", "127.0.0.1:0", "--nats-addr", "127.0.0.1:0",
 		"--ops-addr", "127.0.0.1:0", "--admin-key", adminKey, "--log-format", "text", "--log-level", "info"}, p.args...)
-	p.cmd = exec.Command(binary, args...)
-	p.cmd.Env = append(append(os.Environ(), "GOTRACEBACK=all"), p.env...)
-	out, err := p.cmd.StdoutPipe()
+	cmd := exec.Command(binary, args...)
+	cmd.Env = append(append(os.Environ(), "GOTRACEBACK=all"), p.env...)
+	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
 	}
-	p.cmd.Stderr = &p.stderr
-	if err := p.cmd.Start(); err != nil {
-		return err
-	}
-	exited := make(chan struct{})
-	p.exited = exited
+	cmd.Stderr = &p.output
 	banner := make(chan map[string]string, 1)
-	go func() {
+	err = p.begin(cmd, func() {
 		fields := map[string]string{}
 		lines := bufio.NewScanner(out)
 		for lines.Scan() {
@@ -143,13 +118,14 @@ func (p *proc) launch() error {
 				}
 			}
 		}
-		p.exit = p.cmd.Wait()
-		close(exited)
-	}()
+	})
+	if err != nil {
+		return err
+	}
 	select {
 	case f := <-banner:
 		p.admin, p.agent, p.nats, p.ops = f["admin API"], f["agent API"], f["NATS"], strings.TrimSuffix(f["ops"], "/readyz")
-	case <-exited:
+	case <-p.exited:
 		return fmt.Errorf("standalone ended at once: %v\n%s", p.exit, p.log())
 	case <-time.After(deadline):
 		return errors.New("standalone printed no addresses")
@@ -184,17 +160,7 @@ func answersOK(url string) error {
 // terminate stops the program with SIGTERM and demands a clean end.
 func (p *proc) terminate() {
 	p.t.Helper()
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		p.t.Fatal(err)
-	}
-	select {
-	case <-p.exited:
-		if p.exit != nil {
-			p.t.Fatalf("SIGTERM: %v", p.exit)
-		}
-	case <-time.After(25 * time.Second):
-		p.t.Fatal("SIGTERM: still running after 25s")
-	}
+	p.stop(p.t, "standalone")
 }
 
 // kill ends the program with SIGKILL.

@@ -132,7 +132,7 @@ func (m *machine) on(remove ...string) *proc {
 	p.exited = m.qemu.exited
 	// Until the machine has a network, connections are accepted and hang.
 	eventually(m.t, "the manager prints its addresses", func() error {
-		if err := m.qemu.running(); err != nil {
+		if err := m.qemu.alive(); err != nil {
 			m.t.Fatal(err)
 		}
 		if !strings.Contains(m.qemu.log(), "/readyz") {
@@ -141,7 +141,7 @@ func (m *machine) on(remove ...string) *proc {
 		return nil
 	})
 	eventually(m.t, "the manager is ready", func() error {
-		if err := m.qemu.running(); err != nil {
+		if err := m.qemu.alive(); err != nil {
 			m.t.Fatal(err)
 		}
 		return p.ready()

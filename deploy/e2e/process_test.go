@@ -14,6 +14,69 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/testlog"
 )
 
+// running is a program as a test started it last, with the log of all its
+// starts. The zero value has not been started.
+type running struct {
+	cmd    *exec.Cmd
+	output testlog.Log
+	// exited is closed when the program has ended, with what Wait said.
+	exited chan struct{}
+	exit   error
+}
+
+// begin starts the program. read, unless it is nil, reads from a pipe of cmd to
+// its end.
+func (r *running) begin(cmd *exec.Cmd, read func()) error {
+	r.cmd = cmd
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	exited := make(chan struct{})
+	r.exited = exited
+	go func() {
+		if read != nil {
+			read()
+		}
+		r.exit = cmd.Wait()
+		close(exited)
+	}()
+	return nil
+}
+
+// log returns what the program has written so far.
+func (r *running) log() string { return r.output.String() }
+
+// stop ends the program with SIGTERM and demands a clean end.
+func (r *running) stop(t *testing.T, name string) {
+	t.Helper()
+	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatalf("%s: SIGTERM: %v", name, err)
+	}
+	select {
+	case <-r.exited:
+		if r.exit != nil {
+			t.Fatalf("%s: SIGTERM: %v", name, r.exit)
+		}
+	case <-time.After(25 * time.Second):
+		t.Fatalf("%s: SIGTERM: still running after 25s", name)
+	}
+}
+
+// endWith ends the program with the test at the latest, and then shows the last
+// bytes of its log when the test has failed.
+func (r *running) endWith(t *testing.T, name string, bytes int) {
+	t.Cleanup(func() {
+		if r.exited != nil {
+			_ = r.cmd.Process.Kill()
+			<-r.exited
+		}
+		if t.Failed() {
+			log := r.log()
+			t.Logf("log of %s:\n%s", name, log[max(0, len(log)-bytes):])
+		}
+	})
+}
+
 // process is a program that runs beside others in a test.
 type process struct {
 	t    *testing.T
@@ -22,52 +85,30 @@ type process struct {
 	args []string
 	env  []string
 
-	cmd    *exec.Cmd
-	output testlog.Log
-	// exited is closed when the program has ended, with what Wait said.
-	exited chan struct{}
-	exit   error
+	running
 }
 
 // newProcess describes a program, which ends with the test at the latest. Its
 // log is shown when the test has failed.
 func newProcess(t *testing.T, name, path string, args, env []string) *process {
 	p := &process{t: t, name: name, path: path, args: args, env: env}
-	t.Cleanup(func() {
-		if p.exited != nil {
-			_ = p.cmd.Process.Kill()
-			<-p.exited
-		}
-		if t.Failed() {
-			log := p.log()
-			t.Logf("log of %s:\n%s", name, log[max(0, len(log)-4000):])
-		}
-	})
+	p.endWith(t, name, 4000)
 	return p
 }
 
 // run starts the program.
 func (p *process) run() {
 	p.t.Helper()
-	p.cmd = exec.Command(p.path, p.args...)
-	p.cmd.Env = append(os.Environ(), p.env...)
-	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
-	if err := p.cmd.Start(); err != nil {
+	cmd := exec.Command(p.path, p.args...)
+	cmd.Env = append(os.Environ(), p.env...)
+	cmd.Stdout, cmd.Stderr = &p.output, &p.output
+	if err := p.begin(cmd, nil); err != nil {
 		p.t.Fatal(err)
 	}
-	cmd, exited := p.cmd, make(chan struct{})
-	p.exited = exited
-	go func() {
-		p.exit = cmd.Wait()
-		close(exited)
-	}()
 }
 
-// log returns what the program has written so far.
-func (p *process) log() string { return p.output.String() }
-
-// running returns an error when the program has ended.
-func (p *process) running() error {
+// alive returns an error when the program has ended.
+func (p *process) alive() error {
 	select {
 	case <-p.exited:
 		return fmt.Errorf("%s has ended: %v", p.name, p.exit)
@@ -79,15 +120,7 @@ func (p *process) running() error {
 // terminate stops the program with SIGTERM and demands a clean end.
 func (p *process) terminate() {
 	p.t.Helper()
-	p.signal(syscall.SIGTERM)
-	select {
-	case <-p.exited:
-		if p.exit != nil {
-			p.t.Fatalf("%s: SIGTERM: %v", p.name, p.exit)
-		}
-	case <-time.After(25 * time.Second):
-		p.t.Fatalf("%s: SIGTERM: still running after 25s", p.name)
-	}
+	p.stop(p.t, p.name)
 }
 
 // kill ends the program with SIGKILL.

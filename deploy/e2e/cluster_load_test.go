@@ -166,6 +166,18 @@ func (l *load) progress() {
 	})
 }
 
+// refusedSince waits until agents were refused again since there had been before
+// refusals.
+func (l *load) refusedSince(before int64) {
+	l.t.Helper()
+	eventually(l.t, "agents are refused", func() error {
+		if l.refused.Load() == before {
+			return errors.New("none was answered 503 with Retry-After")
+		}
+		return nil
+	})
+}
+
 // verify ends the load, and demands that every event that was acknowledged is
 // there once, every alert once, and that no command was handed out twice.
 func (l *load) verify(c *cluster) {

@@ -1,5 +1,5 @@
 # One verb per intention; `make help` lists them.
-SERVICES := api-gateway command-dispatch endpoint-registry log-ingest report-scorer rule-engine siem-forwarder standalone
+SERVICES := api-gateway canary command-dispatch endpoint-registry log-ingest report-scorer rule-engine siem-forwarder standalone
 MODULES  := pkg $(addprefix services/,$(SERVICES)) deploy/demo deploy/e2e deploy/bench deploy/nats deploy/siem-example
 PACKAGES := $(patsubst %,./%/...,$(MODULES))
 UNIT     := $(patsubst %,./%/...,$(filter-out deploy/e2e,$(MODULES)))

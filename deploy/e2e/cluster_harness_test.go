@@ -34,7 +34,7 @@ var programs = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	ours := []string{module + "deploy/nats"}
-	for _, name := range access.Services {
+	for _, name := range append(slices.Clone(access.Services), access.Canary) {
 		ours = append(ours, module+"services/"+name)
 	}
 	for _, build := range [][]string{append([]string{"build", "-ldflags=-w", "-o", dir}, ours...),

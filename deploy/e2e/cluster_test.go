@@ -33,6 +33,7 @@ func TestServicesApart(t *testing.T) {
 	t.Run("question", c.walkQuestion)
 	t.Run("two gateways", c.twoGateways)
 	t.Run("deleted endpoint", c.deletedEndpoint)
+	t.Run("canary", c.canary)
 	c.undisturbed()
 	t.Run("refusals", c.refusals)
 	for _, s := range c.services {

@@ -102,7 +102,7 @@ func TestConfigurationGivesTheRights(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		users := append(slices.Clone(access.Services), access.Backup, access.Restore, "siem", "other_siem")
+		users := append(slices.Clone(access.Services), access.Backup, access.Restore, access.Canary, "siem", "other_siem")
 		if len(opts.Nkeys) != len(users) || len(opts.Users) != 0 || opts.NoAuthUser != "" || len(opts.Accounts) != 0 {
 			t.Fatalf("%s: users %v %v", file, opts.Nkeys, opts.Users)
 		}
@@ -113,6 +113,8 @@ func TestConfigurationGivesTheRights(t *testing.T) {
 				want = access.ForBackup()
 			case user == access.Restore:
 				want = access.ForRestore()
+			case user == access.Canary:
+				want = access.ForCanary()
 			case i < len(access.Services):
 				if want, err = access.ForService(user); err != nil {
 					t.Fatal(err)
@@ -162,7 +164,7 @@ func TestKeys(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
 	must(t, "keys", "--dir", dir)
 	first := files(t, dir)
-	if len(first) != len(access.Services)+4+len(apiKeys) {
+	if len(first) != len(access.Services)+5+len(apiKeys) {
 		t.Errorf("files %v", first)
 	}
 	seeds := map[string]bool{}
@@ -213,7 +215,7 @@ func TestSecrets(t *testing.T) {
 	must(t, "keys", "--dir", dir, "--siem", "SIEM_1")
 	have := files(t, dir)
 	docs := strings.Split(must(t, "secrets", "--dir", dir, "--siem", "SIEM_1", "--namespace", "0x1"), "---\n")
-	if len(docs) != len(access.Services)+6 || docs[0] != "" {
+	if len(docs) != len(access.Services)+7 || docs[0] != "" {
 		t.Fatalf("%d documents", len(docs))
 	}
 	for _, doc := range docs[1:] {

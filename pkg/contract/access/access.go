@@ -10,6 +10,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
 )
 
 // Names of the services.
@@ -29,23 +30,28 @@ const (
 	Restore = "restore"
 )
 
+// Canary is the name of the canary's user.
+const Canary = "canary"
+
 // Services are the names of all services that have a user.
 var Services = []string{Gateway, Rules, Registry, Commands, Ingest, Scorer}
 
 // Users returns the names of all users where services run apart: the services,
-// Backup, Restore and these SIEMs.
+// Backup, Restore, Canary and these SIEMs.
 func Users(siems []string) []string {
-	return slices.Concat(Services, []string{Backup, Restore}, siems)
+	return slices.Concat(Services, []string{Backup, Restore, Canary}, siems)
 }
 
 // For returns the permissions of a user. A name that is neither that of a
-// service nor Backup nor Restore is that of a SIEM.
+// service nor Backup, Restore or Canary is that of a SIEM.
 func For(user string) Permissions {
 	switch user {
 	case Backup:
 		return ForBackup()
 	case Restore:
 		return ForRestore()
+	case Canary:
+		return ForCanary()
 	}
 	if p, err := ForService(user); err == nil {
 		return p
@@ -165,6 +171,10 @@ func ForService(name string) (Permissions, error) {
 	return b.p, nil
 }
 
+// CanaryAlerts is the subject of the alerts that the canary may hear: those of
+// its severity.
+const CanaryAlerts = "edr.alerts." + string(subject.Low) + ".*"
+
 // ForSIEM returns the permissions of a SIEM's user: alerts as they come, and
 // its own durable consumer on the stream ALERTS.
 func ForSIEM(name string) Permissions {
@@ -176,6 +186,18 @@ func ForSIEM(name string) Permissions {
 			"$JS.ACK." + stream.Alerts + "." + name + ".>",
 			"$JS.ACK.*.*." + stream.Alerts + "." + name + ".>",
 		},
+	}
+}
+
+// ForCanary returns the permissions of the canary's user: to hear the alerts
+// that its rule raises, and to say nothing to anybody. Its endpoint is made by
+// the manager, later than this is written down, so it hears all alerts of its
+// severity.
+func ForCanary() Permissions {
+	return Permissions{
+		Subscribe: []string{CanaryAlerts},
+		// A server takes an empty list for everything. Nobody listens here.
+		Publish: []string{InboxPrefix(Canary)},
 	}
 }
 

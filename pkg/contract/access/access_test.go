@@ -23,7 +23,7 @@ const (
 )
 
 // users are all who have a user in these tests.
-var users = append(slices.Clone(access.Services), siem, "other-siem", access.Backup, access.Restore)
+var users = append(slices.Clone(access.Services), siem, "other-siem", access.Backup, access.Restore, access.Canary)
 
 func permissions(t *testing.T, user string) access.Permissions {
 	t.Helper()
@@ -32,6 +32,8 @@ func permissions(t *testing.T, user string) access.Permissions {
 		return access.ForBackup()
 	case user == access.Restore:
 		return access.ForRestore()
+	case user == access.Canary:
+		return access.ForCanary()
 	case !slices.Contains(access.Services, user):
 		return access.ForSIEM(user)
 	}
@@ -256,6 +258,7 @@ func TestSubscribe(t *testing.T) {
 		"edr.alerts.>":          {siem, "other-siem"},
 		"edr.alerts.critical.*": {siem, "other-siem"},
 		subject.Alerts(subject.Critical, endpoint): {siem, "other-siem"},
+		subject.Alerts(subject.Low, endpoint):      {siem, "other-siem", access.Canary},
 		message.GatewayAlive:                       {access.Gateway},
 		message.LogsHeld:                           {access.Ingest},
 		subject.AllEvents:                          nil,
@@ -274,8 +277,12 @@ func TestSubscribe(t *testing.T) {
 	}
 	// No user reads what another is answered.
 	for _, user := range users {
-		allowed[access.InboxPrefix(user)+".>"] = []string{user}
-		allowed[access.InboxPrefix(user)+".x.y"] = []string{user}
+		own := []string{user}
+		if user == access.Canary { // it asks nothing
+			own = nil
+		}
+		allowed[access.InboxPrefix(user)+".>"] = own
+		allowed[access.InboxPrefix(user)+".x.y"] = own
 	}
 	for s, want := range allowed {
 		for user, nc := range conns {

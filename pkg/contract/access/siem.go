@@ -18,7 +18,7 @@ func CheckSIEM(name string) error {
 		return fmt.Errorf("siem %q: a name is 1 to 32 letters, digits, - and _", name)
 	case slices.Contains(Services, name):
 		return fmt.Errorf("siem %q: this is the name of a service", name)
-	case name == Backup || name == Restore:
+	case name == Backup || name == Restore || name == Canary:
 		return fmt.Errorf("siem %q: this is the name of a user of Nightjar's own", name)
 	}
 	return nil

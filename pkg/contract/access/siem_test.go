@@ -17,7 +17,7 @@ func TestParseSIEMs(t *testing.T) {
 			t.Errorf("%q: %q, %v", list, got, err)
 		}
 	}
-	for _, bad := range []string{"a.b", "a b", ">", "*", "../x", "é", strings.Repeat("x", 33), access.Gateway, access.Rules, access.Backup, access.Restore} {
+	for _, bad := range []string{"a.b", "a b", ">", "*", "../x", "é", strings.Repeat("x", 33), access.Gateway, access.Rules, access.Backup, access.Restore, access.Canary} {
 		if got, err := access.ParseSIEMs("good," + bad); err == nil || got != nil || !strings.Contains(err.Error(), `"`+bad+`"`) {
 			t.Errorf("%q: %q, %v", bad, got, err)
 		}

@@ -76,7 +76,8 @@ func freeAddr(t *testing.T) string {
 
 // here replaces the paths and addresses of a container by those of a process.
 func (h *house) here(p *pod, c corev1.Container, text string) string {
-	pairs := []string{"tls://nats:4222", "tls://" + h.addr["nats/nats"]}
+	pairs := []string{"tls://nats:4222", "tls://" + h.addr["nats/nats"],
+		"https://nightjar-admin:8001", "https://" + h.addr["api-gateway/admin"], "https://nightjar-agent:8000", "https://" + h.addr["api-gateway/agent"]}
 	for name, port := range ports(c) {
 		_, number, _ := strings.Cut(h.addr[p.name+"/"+name], ":")
 		pairs = append(pairs, fmt.Sprintf("0.0.0.0:%d", port), h.addr[p.name+"/"+name], fmt.Sprintf(":%d", port), h.addr[p.name+"/"+name])

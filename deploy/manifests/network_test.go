@@ -130,6 +130,8 @@ func TestNetwork(t *testing.T) {
 			want[arrow{s, "dns", 53}] = true
 			want[arrow{"prometheus", s, 8080}] = true
 		}
+		want[arrow{access.Canary, access.Gateway, 8000}] = true
+		want[arrow{access.Canary, access.Gateway, 8001}] = true
 		if slices.Contains(services(name), forwarder) {
 			for _, port := range []int32{443, 6514} {
 				want[arrow{forwarder, "internet", port}] = true

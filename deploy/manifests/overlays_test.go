@@ -12,6 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 )
 
 // generated are the names that kustomize gives a hash of the content.
@@ -139,6 +141,23 @@ func difference(got, want string) string {
 	return b.String()
 }
 
+// Without the canary the chart has nothing of it, and everything else.
+func TestChartWithoutCanary(t *testing.T) {
+	c, values := loadChart(t, "")
+	values["canary"] = map[string]any{"enabled": false}
+	var left []string
+	for _, o := range decode(t, renderChart(t, c, values)) {
+		if left = append(left, id(o)); strings.Contains(id(o), access.Canary) {
+			t.Errorf("the chart has %s", id(o))
+		}
+	}
+	for _, o := range render(t)["helm-dev"] {
+		if key := id(o); !strings.Contains(key, access.Canary) && !slices.Contains(left, key) {
+			t.Errorf("%s has gone with the canary", key)
+		}
+	}
+}
+
 // The schema of the chart's values knows what there is and refuses the rest.
 func TestChartValues(t *testing.T) {
 	for text, refused := range map[string]bool{
@@ -146,17 +165,19 @@ func TestChartValues(t *testing.T) {
 		"services: {log-ingest: {replicas: 6}}":                   false,
 		"services: {api-gateway: {autoscale: null, replicas: 3}}": false,
 		"services: {api-gateway: {config: {max-inflated: 1GiB}}}": false,
-		"replicas: 3":                                        true,
-		"replication: 2":                                     true,
-		"services: {log-ingest: {replica: 6}}":               true,
-		"services: {log-ingest: {replicas: 0}}":              true,
-		"services: {logingest: {replicas: 2}}":               true,
-		"services: {api-gateway: {env: {MAX_EVENTS: 1GiB}}}": true,
-		"services: {api-gateway: {memoryLimit: 1G}}":         true,
-		"services: {api-gateway: {autoscale: null}}":         true,
-		"nats: {replicas: 2}":                                true,
-		"nats: {maxStore: 80}":                               true,
-		"image: {pullPolicy: Sometimes}":                     true,
+		"canary: {enabled: false}":                                false,
+		"canary: {enable: false}":                                 true,
+		"replicas: 3":                                             true,
+		"replication: 2":                                          true,
+		"services: {log-ingest: {replica: 6}}":                    true,
+		"services: {log-ingest: {replicas: 0}}":                   true,
+		"services: {logingest: {replicas: 2}}":                    true,
+		"services: {api-gateway: {env: {MAX_EVENTS: 1GiB}}}":      true,
+		"services: {api-gateway: {memoryLimit: 1G}}":              true,
+		"services: {api-gateway: {autoscale: null}}":              true,
+		"nats: {replicas: 2}":                                     true,
+		"nats: {maxStore: 80}":                                    true,
+		"image: {pullPolicy: Sometimes}":                          true,
 	} {
 		c, _ := loadChart(t, "")
 		values := map[string]any{}

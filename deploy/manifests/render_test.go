@@ -49,10 +49,11 @@ func render(t *testing.T) map[string][]runtime.Object {
 
 // services are the names of the StatefulSets that a rendering has beside NATS.
 func services(rendering string) []string {
+	list := append(slices.Clone(access.Services), access.Canary)
 	if strings.HasSuffix(rendering, "forwarder") {
-		return append(slices.Clone(access.Services), forwarder)
+		list = append(list, forwarder)
 	}
-	return access.Services
+	return list
 }
 
 // forwarder is a program that hands the alerts of one SIEM over.
@@ -95,6 +96,11 @@ func loadChart(t *testing.T, valuesFile string) (*chart.Chart, map[string]any) {
 func helm(t *testing.T, valuesFile string) string {
 	t.Helper()
 	c, values := loadChart(t, valuesFile)
+	return renderChart(t, c, values)
+}
+
+func renderChart(t *testing.T, c *chart.Chart, values map[string]any) string {
+	t.Helper()
 	all, err := chartutil.ToRenderValues(c, values, chartutil.ReleaseOptions{Name: "edr", Namespace: "nightjar", IsInstall: true}, chartutil.DefaultCapabilities)
 	if err != nil {
 		t.Fatal(err)

@@ -125,6 +125,7 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 	fs.StringVar(&c.DropDir, "drop-dir", "", "the only folder from which drop-files may be read; unset: <data-dir>/drop")
 	cert := fs.String("tls", "off", "CERT,KEY: PEM files for both APIs; or off")
 	fs.StringVar(&c.AdminKey, "admin-key", "", "key of the operator admin; unset: generated at the first start and printed once")
+	keyFile := fs.String("admin-key-file", "", "file that holds --admin-key; read at start, unless that is set")
 	fs.StringVar(&c.ServerKey, "server-key", "", "what GET /key answers; unset: generated once")
 	fs.Var(&events, "retention-events", "how long events are kept, 0 for ever")
 	fs.Var(&letters, "retention-deadletters", "how long dead letters are kept, 0 for ever")
@@ -138,6 +139,9 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 	fs.Var(&files, "max-command-files", "bytes that the files of all commands and results may have; more are refused beyond")
 	return func(env lifecycle.Env) (lifecycle.Component, error) {
 		c.Env = env
+		if err := readAdminKey(&c.AdminKey, *keyFile); err != nil {
+			return nil, err
+		}
 		c.MaxCommandFiles = int64(files)
 		c.Events = stream.Limits{MaxAge: time.Duration(events), MaxBytes: int64(maxEvents)}
 		c.DeadLetters = stream.Limits{MaxAge: time.Duration(letters), MaxBytes: int64(maxLetters)}
@@ -148,6 +152,22 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 		}
 		return New(c)
 	}
+}
+
+// readAdminKey reads the key of the operator admin from a file, unless it is
+// there or there is no file.
+func readAdminKey(key *string, file string) error {
+	if *key != "" || file == "" {
+		return nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("%w: admin-key-file: %w", lifecycle.ErrUsage, err)
+	}
+	if *key = strings.TrimSpace(string(text)); *key == "" {
+		return fmt.Errorf("%w: admin-key-file %s: it holds no key", lifecycle.ErrUsage, file)
+	}
+	return nil
 }
 
 // loadTLS reads the value of the flag tls.

@@ -61,17 +61,22 @@ func (s *Service) post(ctx context.Context, e sent) error {
 }
 
 // listen subscribes to the alerts of the canary's endpoint, and to no others.
-func (s *Service) listen() error {
-	own := subject.Alerts(subject.Low, s.me.UUID)
-	if s.sub != nil && s.sub.Subject == own {
-		return nil
+// When it returns nil every alert that is raised from then on comes in.
+func (s *Service) listen(ctx context.Context) error {
+	if own := subject.Alerts(subject.Low, s.me.UUID); s.sub == nil || s.sub.Subject != own {
+		s.unlisten()
+		sub, err := s.cfg.Bus.NC.ChanSubscribe(own, s.alerts)
+		if err != nil {
+			return failed(reasonUnreachable, "subscribe to %s: %w", own, err)
+		}
+		s.sub = sub
 	}
-	s.unlisten()
-	sub, err := s.cfg.Bus.NC.ChanSubscribe(own, s.alerts)
-	if err != nil {
-		return failed(reasonUnreachable, "subscribe to %s: %w", own, err)
+	if err := s.cfg.Bus.Ready(); err != nil {
+		return failed(reasonUnreachable, "%w", err)
 	}
-	s.sub = sub
+	if err := s.cfg.Bus.NC.FlushWithContext(ctx); err != nil {
+		return failed(unanswered(err), "nats: %w", err)
+	}
 	return nil
 }
 

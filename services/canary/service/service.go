@@ -23,6 +23,9 @@ const (
 	// up to lastPause.
 	firstPause = 20 * time.Millisecond
 	lastPause  = 500 * time.Millisecond
+	// startInterval is the time between rounds until the first has succeeded:
+	// a manager that starts together with its canary takes a moment.
+	startInterval = 2 * time.Second
 )
 
 var errStarting = errors.New("no round has ended yet")
@@ -73,7 +76,8 @@ func (s *Service) Ready() error {
 func (s *Service) Run(ctx context.Context) error {
 	defer s.api.close()
 	defer s.unlisten()
-	tick := time.NewTicker(s.cfg.Interval)
+	working := false
+	tick := time.NewTicker(min(startInterval, s.cfg.Interval))
 	defer tick.Stop()
 	for {
 		err := s.round(ctx)
@@ -81,6 +85,10 @@ func (s *Service) Run(ctx context.Context) error {
 			return nil
 		}
 		s.ended(err)
+		if err == nil && !working {
+			working = true
+			tick.Reset(s.cfg.Interval)
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -120,7 +128,7 @@ func (s *Service) walkEvent(ctx context.Context, nonce string) error {
 		name string
 		do   func(context.Context) error
 	}{
-		{stepListen, func(context.Context) error { return s.listen() }},
+		{stepListen, s.listen},
 		{stepEvent, func(ctx context.Context) error { return s.post(ctx, e) }},
 		{stepAlert, func(ctx context.Context) error { return s.hear(ctx, e) }},
 		{stepQuery, func(ctx context.Context) error { return s.query(ctx, e, nonce) }},

@@ -70,6 +70,10 @@ func (s *Service) enrol(ctx context.Context) error {
 		}
 		s.cfg.Log.Warn("the canary's endpoint has been deleted; a new one is made", "endpoint", s.me.UUID)
 	}
+	// Once begun it is brought to its end, lest a stop leaves an endpoint behind
+	// that nobody knows of.
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Timeout)
+	defer done()
 	var made identity
 	if err := s.api.ask(ctx, http.MethodPut, "/endpoints", "", &made); err != nil {
 		return err

@@ -24,6 +24,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
+	"github.com/nightjar-edr/nightjar/pkg/tracing/tracetest"
 )
 
 // programs builds what runs apart, once: nats-server, the command that
@@ -54,6 +55,9 @@ type cluster struct {
 	nats     []*natsServer
 	links    []serverLink
 	services []*service
+	// traces is where services added from then on send their traces, nil for
+	// nowhere.
+	traces *tracetest.Collector
 }
 
 // natsServer is a process of nats-server.
@@ -173,6 +177,9 @@ func (c *cluster) add(kind string, args ...string) *service {
 	args = append([]string{"--nats-url", c.urls(), "--nats-nkey", c.conf(kind + ".nk"), "--nats-ca", c.conf("ca.pem"),
 		"--data-dir", filepath.Join(c.dir, name), "--ops-addr", strings.TrimPrefix(s.ops, "http://"),
 		"--replicas", strconv.Itoa(len(c.nats)), "--log-format", "text"}, args...)
+	if c.traces != nil {
+		args = append(args, "--trace-endpoint", c.traces.URL)
+	}
 	if kind == access.Gateway {
 		admin, agents := freeAddr(c.t), freeAddr(c.t)
 		args = append(args, "--admin-addr", admin, "--agent-addr", agents, "--admin-key", adminKey, "--server-key", "server-key", "--tls", c.conf("cert.pem")+","+c.conf("key.pem"))

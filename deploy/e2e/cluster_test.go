@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
+	"github.com/nightjar-edr/nightjar/pkg/tracing/tracetest"
 )
 
 // TestServicesApart runs each service as a process of its own, with a key of
@@ -24,6 +25,7 @@ import (
 // two gateways side by side.
 func TestServicesApart(t *testing.T) {
 	c := startNATS(t, 1)
+	c.traces = tracetest.Start(t)
 	c.addAll(1)
 	c.add(access.Gateway)
 	c.ready()
@@ -33,6 +35,7 @@ func TestServicesApart(t *testing.T) {
 	t.Run("question", c.walkQuestion)
 	t.Run("two gateways", c.twoGateways)
 	t.Run("deleted endpoint", c.deletedEndpoint)
+	t.Run("traces", c.oneTrace)
 	t.Run("canary", c.canary)
 	c.undisturbed()
 	t.Run("refusals", c.refusals)

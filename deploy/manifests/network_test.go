@@ -35,6 +35,7 @@ func peers(list []runtime.Object) []peer {
 		{name: "other", namespace: namespace("other", nil), labels: map[string]string{"app.kubernetes.io/name": "nats", "nightjar/nats": "client"}, ports: []int32{443, 4222}},
 		{name: "prometheus", namespace: namespace("monitoring", map[string]string{"nightjar/metrics": "allowed"})},
 		{name: "siem", namespace: namespace("siem", map[string]string{"nightjar/siem": "allowed"})},
+		{name: "collector", namespace: namespace("observability", map[string]string{"nightjar/traces": "allowed"}), ports: []int32{4317, 4318}},
 		{name: "operator", namespace: namespace("tools", map[string]string{"nightjar/admin": "allowed"})},
 	}
 	for _, s := range find[*appsv1.StatefulSet](list) {
@@ -128,6 +129,7 @@ func TestNetwork(t *testing.T) {
 		for _, s := range services(name) {
 			want[arrow{s, natsPod, 4222}] = true
 			want[arrow{s, "dns", 53}] = true
+			want[arrow{s, "collector", 4318}] = true
 			want[arrow{"prometheus", s, 8080}] = true
 		}
 		want[arrow{access.Canary, access.Gateway, 8000}] = true

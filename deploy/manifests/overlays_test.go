@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"helm.sh/helm/v3/pkg/chartutil"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
@@ -158,6 +159,21 @@ func TestChartWithoutCanary(t *testing.T) {
 	}
 }
 
+// With an address for traces every service is told of it, and takes it.
+func TestChartWithTraces(t *testing.T) {
+	c, values := loadChart(t, "")
+	values["traces"] = map[string]any{"endpoint": "http://collector.observability:4318", "ratio": "0.1"}
+	list := decode(t, renderChart(t, c, values))
+	for _, s := range find[*appsv1.StatefulSet](list) {
+		vars := env(s.Spec.Template.Spec.Containers[0])
+		if traced := s.Name != natsPod; traced != (vars["NIGHTJAR_TRACE_ENDPOINT"] != "") || traced != (vars["NIGHTJAR_TRACE_RATIO"] == "0.1") {
+			t.Errorf("%s is told %v", s.Name, vars)
+		} else if traced {
+			understood(t, s.Name, configOf(t, list, s.Name), vars)
+		}
+	}
+}
+
 // The schema of the chart's values knows what there is and refuses the rest.
 func TestChartValues(t *testing.T) {
 	for text, refused := range map[string]bool{
@@ -165,6 +181,9 @@ func TestChartValues(t *testing.T) {
 		"services: {log-ingest: {replicas: 6}}":                   false,
 		"services: {api-gateway: {autoscale: null, replicas: 3}}": false,
 		"services: {api-gateway: {config: {max-inflated: 1GiB}}}": false,
+		"traces: {ratio: \"0.25\"}":                               false,
+		"traces: {ratio: \"2\"}":                                  true,
+		"traces: {endpoint: collector}":                           true,
 		"canary: {enabled: false}":                                false,
 		"canary: {enable: false}":                                 true,
 		"replicas: 3":                                             true,

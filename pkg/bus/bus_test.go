@@ -19,6 +19,8 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/natstest"
+	"github.com/nightjar-edr/nightjar/pkg/tracing"
+	"github.com/nightjar-edr/nightjar/pkg/tracing/tracetest"
 )
 
 const subject = "edr.test.ask"
@@ -436,4 +438,60 @@ func TestReady(t *testing.T) {
 		t.Error("ready when closed")
 	}
 	b.Close() // harmless
+}
+
+// A request that is part of a trace carries it to the other side, and back to
+// whom that one asks.
+func TestTrace(t *testing.T) {
+	c := tracetest.Start(t)
+	e, err := tracing.Open(tracing.Options{Endpoint: c.URL, Ratio: 1, Log: lifecycle.Discard()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := natstest.Start(t)
+	connect := func(name string) *bus.Bus {
+		t.Helper()
+		b, err := bus.Connect(bus.Options{Service: name, InProcess: srv.NATS, Trace: e.Tracer(name), Log: lifecycle.Discard()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(b.Close)
+		return b
+	}
+	server, client := connect("server"), connect("client")
+	s, err := bus.Serve(t.Context(), server, "test", "1.0.0", 1, time.Minute, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parents := make(chan string, 2)
+	if err := s.Handle(subject, func(ctx context.Context, _ []byte) (*bus.Reply, error) {
+		parents <- tracing.Parent(ctx)
+		return nil, fault.New(fault.Conflict, "no")
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Request(t.Context(), subject, nil); !fault.Is(err, fault.Conflict) {
+		t.Errorf("outside of a trace: %v", err)
+	}
+	if parent := <-parents; parent != "" {
+		t.Errorf("outside of a trace the other side sees %s", parent)
+	}
+	ctx, span := client.Trace.Start(t.Context(), "root", tracing.Internal)
+	if _, err := client.Request(ctx, subject, []byte("data")); !fault.Is(err, fault.Conflict) {
+		t.Errorf("within a trace: %v", err)
+	}
+	span.End(nil)
+	if parent := <-parents; parent == "" {
+		t.Error("the other side sees no trace")
+	}
+	s.Stop()
+	e.Close()
+	spans := map[string]tracetest.Span{}
+	for _, s := range c.Spans() {
+		spans[s.Name] = s
+	}
+	asked, answered := spans["ask "+subject], spans["answer "+subject]
+	if len(c.Spans()) != 3 || asked.Parent != spans["root"].ID || answered.Parent != asked.ID || answered.Service != "server" || !asked.Failed || !answered.Failed {
+		t.Errorf("spans %+v", c.Spans())
+	}
 }

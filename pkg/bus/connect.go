@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
+	"github.com/nightjar-edr/nightjar/pkg/tracing"
 )
 
 // A server that is gone without a word, such as a host that lost its power, is
@@ -42,13 +43,17 @@ type Options struct {
 	CAFile string
 	// InProcess connects to an embedded server.
 	InProcess nats.InProcessConnProvider
-	Log       *slog.Logger
+	// Trace makes the service's spans; nil for none.
+	Trace *tracing.Tracer
+	Log   *slog.Logger
 }
 
 // Bus is a connection to NATS with JetStream.
 type Bus struct {
 	NC *nats.Conn
 	JS jetstream.JetStream
+	// Trace makes the service's spans; nil for none.
+	Trace *tracing.Tracer
 	// Log is the service's logger.
 	Log *slog.Logger
 
@@ -120,7 +125,7 @@ func Connect(o Options) (*Bus, error) {
 		nc.Close()
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	b := &Bus{NC: nc, JS: js, Log: o.Log}
+	b := &Bus{NC: nc, JS: js, Trace: o.Trace, Log: o.Log}
 	if o.InProcess == nil && mayAsk(o.Service) {
 		ctx, cancel := context.WithCancel(context.Background())
 		var watching sync.WaitGroup

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
+	"github.com/nightjar-edr/nightjar/pkg/tracing"
 )
 
 // Handler answers a request: data and headers, or an error whose kind and
@@ -101,7 +102,12 @@ func (s *Service) answer(r micro.Request, timeout time.Duration, h Handler) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(s.ctx, timeout)
 	defer cancel()
+	span := (*tracing.Span)(nil)
+	if t := s.bus.Trace; t != nil {
+		ctx, span = t.Continue(ctx, r.Headers().Get(tracing.Header), "answer "+r.Subject(), tracing.Server)
+	}
 	reply, err := s.guard(ctx, r, h)
+	span.End(err)
 	if s.observe != nil {
 		s.observe(r.Subject(), time.Since(began), err)
 	}
@@ -187,7 +193,7 @@ func (b *Bus) Request(ctx context.Context, subject string, data []byte) (*nats.M
 		ctx, cancel = context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 	}
-	m, err := b.NC.RequestWithContext(ctx, subject, data)
+	m, err := b.request(ctx, subject, data)
 	if err != nil {
 		return nil, &unanswered{fault.New(fault.Unavailable, "no answer on %s: %v", subject, err), err}
 	}
@@ -195,6 +201,25 @@ func (b *Bus) Request(ctx context.Context, subject string, data []byte) (*nats.M
 		return nil, &fault.Error{Kind: fault.Kind(code), Message: m.Header.Get(micro.ErrorHeader)}
 	}
 	return m, nil
+}
+
+// request asks, as a part of the trace in ctx where there is one.
+func (b *Bus) request(ctx context.Context, subject string, data []byte) (*nats.Msg, error) {
+	if b.Trace == nil {
+		return b.NC.RequestWithContext(ctx, subject, data)
+	}
+	q := &nats.Msg{Subject: subject, Data: data}
+	ctx, span := b.Trace.Child(ctx, "ask "+subject, tracing.Client)
+	if span != nil {
+		q.Header = nats.Header{}
+		span.Inject(q.Header)
+	}
+	m, err := b.NC.RequestMsgWithContext(ctx, q)
+	if err == nil && m.Header.Get(micro.ErrorCodeHeader) != "" {
+		span.Fail()
+	}
+	span.End(err)
+	return m, err
 }
 
 // Call asks in JSON and decodes the answer.

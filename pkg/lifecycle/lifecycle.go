@@ -18,6 +18,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/bus"
 	"github.com/nightjar-edr/nightjar/pkg/config"
 	"github.com/nightjar-edr/nightjar/pkg/ops"
+	"github.com/nightjar-edr/nightjar/pkg/tracing"
 )
 
 // Exit codes of every program.
@@ -122,6 +123,7 @@ func (p Program) Main(args []string, stderr *os.File) int {
 	sync := config.Sync{Always: true}
 	fs.Var(&sync, "sync", "always: every commit waits for stable storage; or an interval such as 10s")
 	logger := AddLogFlags(fs)
+	traces := tracing.AddFlags(fs)
 	build := p.Flags(fs)
 	health, args := IsHealth(args)
 	fail := func(code int, err error) int {
@@ -140,13 +142,19 @@ func (p Program) Main(args []string, stderr *os.File) int {
 	if err != nil {
 		return fail(ExitUsage, err)
 	}
+	traces.Log = log
+	exporter, err := tracing.Open(*traces)
+	if err != nil {
+		return fail(ExitUsage, err)
+	}
+	defer exporter.Close()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	user := p.Name
 	if p.UserFlag != "" {
 		user = fs.Lookup(p.UserFlag).Value.String()
 	}
-	b, err := bus.Connect(bus.Options{Service: user, URL: *url, SeedFile: *nkey, CAFile: *ca, Log: log})
+	b, err := bus.Connect(bus.Options{Service: user, URL: *url, SeedFile: *nkey, CAFile: *ca, Trace: exporter.Tracer(p.Name), Log: log})
 	if errors.Is(err, bus.ErrOptions) {
 		return fail(ExitUsage, err)
 	} else if err != nil {

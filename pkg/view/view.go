@@ -17,6 +17,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/failpoint"
+	"github.com/nightjar-edr/nightjar/pkg/tracing"
 )
 
 // ErrGap means that the stream is not the one the view was built from, or
@@ -77,7 +78,10 @@ type Config struct {
 	Log       *slog.Logger
 	// Metrics receives the view's metrics, may be nil.
 	Metrics *Metrics
-	Fold    Fold
+	// Trace makes a span of each transaction that folds messages of recorded
+	// traces; nil makes none.
+	Trace *tracing.Tracer
+	Fold  Fold
 	// CheckEvery is how often a running view makes sure that its stream is
 	// still the same; 0 means 10 seconds.
 	CheckEvery time.Duration
@@ -104,6 +108,7 @@ type position struct {
 type View struct {
 	cfg   Config
 	key   []byte
+	span  string
 	pos   position
 	ready atomic.Bool
 	// folding is when the last transaction was begun.
@@ -123,7 +128,7 @@ func New(cfg Config) (*View, error) {
 	if cfg.CheckEvery == 0 {
 		cfg.CheckEvery = checkEvery
 	}
-	v := &View{cfg: cfg, key: positionKey(cfg.Name), waiters: map[chan struct{}]uint64{}}
+	v := &View{cfg: cfg, key: positionKey(cfg.Name), span: "fold " + cfg.Stream, waiters: map[chan struct{}]uint64{}}
 	err := cfg.DB.View(func(txn *badger.Txn) error {
 		item, err := txn.Get(v.key)
 		if errors.Is(err, badger.ErrKeyNotFound) {
@@ -422,6 +427,7 @@ func (v *View) fold(group []Msg) error {
 	if len(group) == 0 {
 		return nil
 	}
+	span := v.cfg.Trace.Join(context.Background(), len(group), func(i int) string { return group[i].Header.Get(tracing.Header) }, v.span)
 	err := v.commit(group)
 	if errors.Is(err, badger.ErrTxnTooBig) && len(group) > 1 {
 		if err := v.fold(group[:len(group)/2]); err != nil {
@@ -429,6 +435,9 @@ func (v *View) fold(group []Msg) error {
 		}
 		return v.fold(group[len(group)/2:])
 	}
+	span.Text("nightjar.view", v.cfg.Name)
+	span.Count("messaging.batch.message_count", len(group))
+	span.End(err)
 	return err
 }
 

@@ -88,6 +88,9 @@ type CommandRecord struct {
 	// Timeout in nanoseconds, 0 for none.
 	Timeout time.Duration `json:"timeout,omitempty"`
 	Created time.Time     `json:"created"`
+	// TraceParent is the W3C trace context of the request that queued the
+	// command, empty where no trace of it is recorded.
+	TraceParent string `json:"traceparent,omitempty"`
 	// Sent is when the command was handed out, Ended when its state became
 	// final; zero before.
 	Sent  time.Time `json:"sent,omitzero"`

@@ -77,6 +77,7 @@ func (s *Service) agent(h agentHandler) gin.HandlerFunc {
 		case !allowed:
 			plain(c.Writer, http.StatusForbidden, "Not Authorized")
 		default:
+			s.cfg.Bus.Trace.Endpoint(c.Request.Context(), a.uuid)
 			s.seen.touch(a.uuid, a.ip, time.Now().UTC())
 			h(c, a)
 		}

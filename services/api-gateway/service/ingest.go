@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -18,7 +17,9 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/event"
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/failpoint"
+	"github.com/nightjar-edr/nightjar/pkg/tracing"
 	"github.com/nightjar-edr/nightjar/services/api-gateway/internal/lines"
 )
 
@@ -70,6 +71,7 @@ type ingester struct {
 	memory      *semaphore.Weighted
 	cpu         chan struct{}
 	full        func() error
+	trace       *tracing.Tracer
 	maxInflated int64
 	metrics     *metrics
 
@@ -79,7 +81,7 @@ type ingester struct {
 func newIngester(pub *publisher, cfg *Config, m *metrics) *ingester {
 	return &ingester{
 		pub: pub, memory: semaphore.NewWeighted(cfg.IngestMemory), cpu: make(chan struct{}, cfg.IngestWorkers),
-		full: cfg.Full, maxInflated: cfg.MaxInflated, metrics: m,
+		full: cfg.Full, trace: cfg.Bus.Trace, maxInflated: cfg.MaxInflated, metrics: m,
 		nets:      sync.Pool{New: func() any { return bufio.NewReaderSize(nil, netBuffer) }},
 		texts:     sync.Pool{New: func() any { return bufio.NewReaderSize(nil, lineBuffer) }},
 		batches:   sync.Pool{New: func() any { b := make([]byte, 0, firstBatch); return &b }},
@@ -132,7 +134,7 @@ func (in *ingester) run(ctx context.Context, from sender, body io.Reader, zipped
 	defer putBack(&in.texts, buffered)
 	buffered.Reset(text)
 
-	b := in.batcher(from, mem, work)
+	b := in.batcher(ctx, from, mem, work)
 	defer b.close()
 	if err := b.fill(ctx, buffered); err != nil {
 		return refusal(err)
@@ -181,10 +183,14 @@ type batcher struct {
 	count  int
 }
 
-func (in *ingester) batcher(from sender, mem *allowance, work *slot) *batcher {
+func (in *ingester) batcher(ctx context.Context, from sender, mem *allowance, work *slot) *batcher {
+	parent := tracing.Parent(ctx)
+	if parent == "" {
+		parent = tracing.NewParent()
+	}
 	return &batcher{
 		in: in, mem: mem, work: work, flight: in.pub.flight(), buf: in.batches.Get().(*[]byte),
-		batch: message.Batch{Endpoint: from.uuid, Hostname: from.hostname, IP: from.ip, Received: time.Now(), TraceParent: newTraceParent()},
+		batch: message.Batch{Endpoint: from.uuid, Hostname: from.hostname, IP: from.ip, Received: time.Now(), TraceParent: parent},
 	}
 }
 
@@ -297,17 +303,28 @@ func (b *batcher) publish(ctx context.Context, joined []byte) error {
 	if err := b.in.full(); err != nil {
 		return fmt.Errorf("%w: %w", errFull, err)
 	}
-	m := b.batch.BatchMsg(joined, b.count)
+	ctx, span := b.in.trace.Child(ctx, "publish "+stream.Events, tracing.Producer)
+	batch := b.batch
+	if span != nil {
+		batch.TraceParent = span.Parent()
+		span.Endpoint(batch.Endpoint)
+		span.Count("messaging.batch.message_count", b.count)
+	}
+	m := batch.BatchMsg(joined, b.count)
 	count := float64(b.count)
 	b.count = 0
 	b.work.release()
 	failpoint.Hit(failpoint.EventsBeforePublish)
-	err := b.flight.batch(ctx, m, func() {
-		b.in.metrics.events.Add(count)
-		b.in.metrics.batches.Inc()
+	err := b.flight.batch(ctx, m, func(err error) {
+		span.End(err)
+		if err == nil {
+			b.in.metrics.events.Add(count)
+			b.in.metrics.batches.Inc()
+		}
 	})
 	failpoint.Hit(failpoint.EventsAfterPublish)
 	if err != nil {
+		span.End(err)
 		return err
 	}
 	return b.work.acquire()
@@ -318,7 +335,11 @@ func (b *batcher) letter(ctx context.Context, d *message.DeadLetter) error {
 	d.Endpoint, d.Received = b.batch.Endpoint, b.batch.Received
 	b.work.release()
 	failpoint.Hit(failpoint.LetterBeforePublish)
-	err := b.flight.letter(ctx, d.Msg(), func() { b.in.metrics.letters.WithLabelValues(d.Reason).Inc() })
+	err := b.flight.letter(ctx, d.Msg(), func(err error) {
+		if err == nil {
+			b.in.metrics.letters.WithLabelValues(d.Reason).Inc()
+		}
+	})
 	if err != nil {
 		return err
 	}
@@ -333,13 +354,6 @@ func deadReason(err error) string {
 		return message.ReasonNotObject
 	}
 	return message.ReasonNotJSON
-}
-
-// newTraceParent returns a new sampled W3C trace context.
-func newTraceParent() string {
-	var b [24]byte
-	rand.Read(b[:])
-	return fmt.Sprintf("00-%x-%x-01", b[:16], b[16:])
 }
 
 // allowance is the memory that one request has taken from the common budget.

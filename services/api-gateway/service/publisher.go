@@ -88,20 +88,21 @@ func (f *flight) fail(err error) {
 type asynchronous func(m *nats.Msg) (jetstream.PubAckFuture, error)
 
 // batch publishes a batch of events. Requests share writes to stable storage.
-func (f *flight) batch(ctx context.Context, m *nats.Msg, acked func()) error {
-	return f.publish(ctx, f.p.events.PublishMsgAsync, m, acked)
+func (f *flight) batch(ctx context.Context, m *nats.Msg, settled func(error)) error {
+	return f.publish(ctx, f.p.events.PublishMsgAsync, m, settled)
 }
 
 // letter publishes a dead letter.
-func (f *flight) letter(ctx context.Context, m *nats.Msg, acked func()) error {
+func (f *flight) letter(ctx context.Context, m *nats.Msg, settled func(error)) error {
 	async := func(m *nats.Msg) (jetstream.PubAckFuture, error) { return f.p.js.PublishMsgAsync(m) }
-	return f.publish(ctx, async, m, acked)
+	return f.publish(ctx, async, m, settled)
 }
 
-// publish hands a message over without waiting for its acknowledgement, of
-// which acked is told. It waits while too many are outstanding. Once a
+// publish hands a message over without waiting for its acknowledgement.
+// settled is told of it, with nil, or of its failure, unless publish itself
+// returns an error. It waits while too many are outstanding. Once a
 // message of the flight has failed it returns why.
-func (f *flight) publish(ctx context.Context, async asynchronous, m *nats.Msg, acked func()) error {
+func (f *flight) publish(ctx context.Context, async asynchronous, m *nats.Msg, settled func(error)) error {
 	select {
 	case f.window <- struct{}{}:
 	case <-f.failed:
@@ -126,8 +127,9 @@ func (f *flight) publish(ctx context.Context, async asynchronous, m *nats.Msg, a
 		defer f.acks.Done()
 		select {
 		case <-future.Ok():
-			acked()
+			settled(nil)
 		case err := <-future.Err():
+			settled(err)
 			f.fail(err)
 		}
 		f.p.unacked.Release(size)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/tracing"
 )
 
 // route is one method of one path. Segments of the path that begin with a
@@ -103,6 +104,7 @@ func cleanPath(p string) string {
 // into a broken connection where an answer has begun.
 func (r *router) guard(c *gin.Context) {
 	began := time.Now()
+	span := r.trace(c)
 	defer func() {
 		route, p := or(c.FullPath(), "none"), recover()
 		if p != nil && p != http.ErrAbortHandler {
@@ -118,11 +120,36 @@ func (r *router) guard(c *gin.Context) {
 			code = "aborted"
 		}
 		r.svc.metrics.observe(r.api, route, code, time.Since(began))
+		span.Answered(c.Writer.Status())
+		if p != nil {
+			span.Fail()
+		}
+		span.End(nil)
 		if p != nil {
 			panic(http.ErrAbortHandler)
 		}
 	}()
 	c.Next()
+}
+
+// trace begins the span of a request. What does not exist is not named in it.
+func (r *router) trace(c *gin.Context) *tracing.Span {
+	t, route := r.svc.cfg.Bus.Trace, c.FullPath()
+	if t == nil {
+		return nil
+	}
+	var span *tracing.Span
+	if route == "" {
+		c.Request, span = t.Serve(c.Request, "none")
+		return span
+	}
+	c.Request, span = t.Serve(c.Request, c.Request.Method+" "+route)
+	span.Text("http.request.method", c.Request.Method)
+	span.Text("http.route", route)
+	if uuid := c.Param("uuid"); subject.IsUUID(uuid) {
+		span.Endpoint(uuid)
+	}
+	return span
 }
 
 // forms answers 404 or 405 where a parameter does not have its form.

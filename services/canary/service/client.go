@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"os"
 	"strings"
+
+	"github.com/nightjar-edr/nightjar/pkg/tracing"
 )
 
 // maxAnswer bounds what is read of an answer, in bytes.
@@ -120,6 +122,9 @@ func (c *client) do(ctx context.Context, what, method, url, body string, header 
 		return 0, nil, failed(reasonLocal, "%s: %w", what, err)
 	}
 	req.Header = header
+	if parent := tracing.Parent(ctx); parent != "" {
+		req.Header.Set(tracing.Header, parent) // for gateways that trust it
+	}
 	res, err := c.http.Do(req)
 	if err != nil {
 		return 0, nil, failed(unanswered(err), "%s: %w", what, err)

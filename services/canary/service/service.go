@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+	"github.com/nightjar-edr/nightjar/pkg/tracing"
 )
 
 const (
@@ -115,6 +116,13 @@ func (s *Service) ended(err error) {
 // round goes through all steps. The event's way and the command's are walked
 // apart, so that what is wrong with one hides nothing of the other.
 func (s *Service) round(ctx context.Context) error {
+	ctx, span := s.cfg.Bus.Trace.Start(ctx, "round", tracing.Internal)
+	err := s.walk(ctx)
+	span.End(err)
+	return err
+}
+
+func (s *Service) walk(ctx context.Context) error {
 	nonce := rand.Text()
 	if err := s.step(ctx, stepEndpoint, s.enrol); err != nil {
 		return err
@@ -164,8 +172,11 @@ func (s *Service) walkCommand(ctx context.Context, nonce string) error {
 func (s *Service) step(ctx context.Context, name string, do func(context.Context) error) error {
 	limited, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
+	limited, span := s.cfg.Bus.Trace.Start(limited, name, tracing.Client)
+	span.Endpoint(s.me.UUID)
 	began := time.Now()
 	err := do(limited)
+	span.End(err)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
 	"github.com/nightjar-edr/nightjar/pkg/failpoint"
+	"github.com/nightjar-edr/nightjar/pkg/tracing"
 )
 
 // Bounds of a page of outlines.
@@ -127,7 +128,7 @@ func (s *Service) queue(ctx context.Context, q message.CommandQueueRequest) (mes
 	}
 	r := message.CommandRecord{
 		Endpoint: q.Endpoint, UUID: newUUID(), State: message.CommandQueued, Actor: q.Actor,
-		Name: q.Name, Args: q.Args, Drop: q.Drop, Timeout: q.Timeout, Created: s.now().UTC(),
+		Name: q.Name, Args: q.Args, Drop: q.Drop, Timeout: q.Timeout, Created: s.now().UTC(), TraceParent: tracing.Parent(ctx),
 	}
 	for i := range r.Drop {
 		r.Drop[i].UUID = newUUID()
@@ -283,10 +284,20 @@ func (s *Service) result(ctx context.Context, q message.CommandResultRequest) (m
 		return reply, nil
 	}
 	failpoint.Hit(failpoint.ResultAfterWrite)
+	s.roundTrip(stored)
 	s.log.Info("command completed", "endpoint", q.Endpoint, "command", q.UUID)
 	s.removeObjects(ctx, dropped(before, stored.Objects()))
 	s.trim(ctx, q.Endpoint)
 	return reply, nil
+}
+
+// roundTrip adds the time from the request for a command to its result to the
+// trace of the request.
+func (s *Service) roundTrip(r *message.CommandRecord) {
+	span := s.cfg.Bus.Trace.Since(r.TraceParent, "command", r.Created)
+	span.Endpoint(r.Endpoint)
+	span.Event("handed out", r.Sent)
+	span.End(nil)
 }
 
 // outcome tells what a result does to a command that stands as r.

@@ -46,14 +46,14 @@ func (s *Service) newPart(p piece) (*part, error) {
 	var err error
 	t.events, err = view.New(view.Config{
 		Name: viewName(eventsView, p.ID), Stream: stream.Events, Filters: filters,
-		DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: s.metrics.views, Fold: events.fold, Pace: pace,
+		DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: s.metrics.views, Trace: s.cfg.Bus.Trace, Fold: events.fold, Pace: pace,
 	})
 	if err != nil {
 		return nil, err
 	}
 	t.alerts, err = view.New(view.Config{
 		Name: viewName(alertsView, p.ID), Stream: stream.Alerts,
-		DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: s.metrics.views, Fold: alerts.fold, Pace: pace,
+		DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: s.metrics.views, Trace: s.cfg.Bus.Trace, Fold: alerts.fold, Pace: pace,
 	})
 	return t, err
 }

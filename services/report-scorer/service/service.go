@@ -100,7 +100,7 @@ func (s *Service) open() (err error) {
 	}
 	s.alerts, err = view.New(view.Config{
 		Name: "alerts", Stream: stream.Alerts, Filters: []string{subject.AllAlerts},
-		DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: views, Fold: s.foldAlerts,
+		DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: views, Trace: s.cfg.Bus.Trace, Fold: s.foldAlerts,
 	})
 	return err
 }

@@ -12,8 +12,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
 	"github.com/nightjar-edr/nightjar/pkg/failpoint"
+	"github.com/nightjar-edr/nightjar/pkg/tracing"
 	"github.com/nightjar-edr/nightjar/services/rule-engine/internal/detect"
 )
 
@@ -41,6 +43,8 @@ type worker struct {
 	// snap is the rule set of the batch in hand, detector made of it.
 	snap     *snapshot
 	detector *detect.Worker
+	// span is that of the batch in hand, nil for none.
+	span *tracing.Span
 }
 
 func newWorker(w *walk) *worker { return &worker{w: w, s: w.s} }
@@ -61,7 +65,14 @@ func (wk *worker) batch(ctx context.Context, m jetstream.Msg) {
 		wk.s.cfg.Log.Error("message without metadata", "subject", m.Subject(), "error", err)
 		return
 	}
+	ctx, wk.span = wk.s.cfg.Bus.Trace.Continue(ctx, m.Headers().Get(tracing.Header), "detect", tracing.Consumer)
+	wk.span.Endpoint(subject.Endpoint(m.Subject()))
 	out, err := wk.attempt(m, meta)
+	if out != nil {
+		wk.span.Count("nightjar.events", out.events)
+		wk.span.Count("nightjar.alerts", len(out.alerts))
+	}
+	wk.span.End(err)
 	switch {
 	case errors.Is(err, errPoison):
 		out = &outcome{letters: []*message.DeadLetter{poison(m, meta, err)}}
@@ -75,15 +86,23 @@ func (wk *worker) batch(ctx context.Context, m jetstream.Msg) {
 		return
 	}
 	failpoint.Hit(failpoint.AlertsBeforePublish)
+	var span *tracing.Span
+	if len(out.alerts) > 0 {
+		ctx, span = wk.s.cfg.Bus.Trace.Child(ctx, "publish "+stream.Alerts, tracing.Producer)
+		span.Count("messaging.batch.message_count", len(out.alerts))
+	}
 	futures, err := wk.publish(ctx, out)
 	if err != nil {
+		span.End(err)
 		wk.w.room.Release(room)
 		wk.w.retry(m, meta, err)
 		return
 	}
 	wk.w.settling.Go(func() {
 		defer wk.w.room.Release(room)
-		if err := wk.w.settle(out, futures); err != nil {
+		err := wk.w.settle(out, futures)
+		span.End(err)
+		if err != nil {
 			wk.w.retry(m, meta, err)
 			return
 		}
@@ -141,6 +160,9 @@ func (wk *worker) guarded(m jetstream.Msg) (out *outcome, err error) {
 	}
 	if cur := wk.s.rules.current.Load(); cur != wk.snap {
 		wk.snap, wk.detector = cur, cur.set.NewWorker()
+	}
+	if wk.span != nil {
+		b.TraceParent = wk.span.Parent()
 	}
 	return wk.examine(&b)
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nightjar-edr/nightjar/pkg/tracing"
 	"github.com/nightjar-edr/nightjar/services/siem-forwarder/internal/target"
 )
 
@@ -62,7 +63,15 @@ func (s *Service) attempt(ctx context.Context, inHand []*held) (left []*held, af
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(grace, cancel) })()
+	span := s.cfg.Bus.Trace.Join(work, len(inHand), func(i int) string { return inHand[i].msg.Headers().Get(tracing.Header) }, "hand over")
+	span.Count("messaging.batch.message_count", len(inHand))
 	s.send(work, inHand)
+	for _, h := range inHand {
+		if h.err != nil {
+			span.Fail()
+		}
+	}
+	span.End(nil)
 	aside := s.refuse(work, inHand)
 	if aside != nil {
 		s.cfg.Log.Error("refused alerts cannot be set aside", "error", aside)

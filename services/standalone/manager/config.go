@@ -13,6 +13,7 @@ import (
 	dispatch "github.com/nightjar-edr/nightjar/services/command-dispatch/service"
 
 	"github.com/nightjar-edr/nightjar/pkg/config"
+	"github.com/nightjar-edr/nightjar/pkg/tracing"
 )
 
 // Config are the settings of a manager.
@@ -48,7 +49,10 @@ type Config struct {
 	MaxCommandFiles config.Bytes
 	MaxQueued       int
 	Sync            config.Sync
-	Log             *slog.Logger
+	// Traces chooses the traces that are made; nil means none. New sets its
+	// Log.
+	Traces *tracing.Options
+	Log    *slog.Logger
 	// Notice is told, once, what a person who starts the manager for the
 	// first time must know.
 	Notice func(string)
@@ -79,6 +83,7 @@ func AddFlags(fs *flag.FlagSet) *Config {
 	fs.Var(&c.MaxCommandFiles, "max-command-files", "bytes that the files of all commands and results may have; more are refused beyond")
 	fs.IntVar(&c.MaxQueued, "max-queued", dispatch.DefaultMaxQueued, "how many commands may wait for an endpoint; more are refused")
 	fs.Var(&c.Sync, "sync", "always: every acknowledgement is on stable storage; or an interval such as 10s, which a power cut may lose")
+	c.Traces = tracing.AddFlags(fs)
 	return c
 }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/ops"
+	"github.com/nightjar-edr/nightjar/pkg/tracing"
 	"github.com/nightjar-edr/nightjar/services/standalone/internal/diskuse"
 	"github.com/nightjar-edr/nightjar/services/standalone/internal/natsd"
 	"github.com/nightjar-edr/nightjar/services/standalone/internal/whids"
@@ -40,6 +41,7 @@ type Manager struct {
 	buses    []*bus.Bus
 	guard    *diskuse.Guard
 	ops      *ops.Server
+	traces   *tracing.Exporter
 	gateway  *gateway.Service
 	services []lifecycle.Component
 	cert     *certs.Served
@@ -68,6 +70,12 @@ func New(cfg Config) (_ *Manager, err error) {
 			m.close()
 		}
 	}()
+	if cfg.Traces != nil {
+		cfg.Traces.Log = cfg.Log
+		if m.traces, err = tracing.Open(*cfg.Traces); err != nil {
+			return nil, fmt.Errorf("%w: %w", lifecycle.ErrUsage, err)
+		}
+	}
 	if err := m.takeFolder(); err != nil {
 		return nil, err
 	}
@@ -141,7 +149,7 @@ func (m *Manager) startNATS(siems []string) error {
 // env returns what a service is given, with a connection of its own.
 func (m *Manager) env(name string) (lifecycle.Env, error) {
 	log := m.cfg.Log.With("service", name)
-	b, err := bus.Connect(bus.Options{Service: name, Seed: m.nats.Seeds[name], InProcess: m.nats, Log: log})
+	b, err := bus.Connect(bus.Options{Service: name, Seed: m.nats.Seeds[name], InProcess: m.nats, Trace: m.traces.Tracer(name), Log: log})
 	if err != nil {
 		return lifecycle.Env{}, fmt.Errorf("%s: %w", name, err)
 	}
@@ -303,6 +311,7 @@ func (m *Manager) close() {
 	if m.ops != nil {
 		m.ops.Close()
 	}
+	m.traces.Close()
 	if m.lock != nil {
 		if err := m.lock.Unlock(); err != nil {
 			m.cfg.Log.Warn("data-dir", "error", err)

@@ -237,14 +237,15 @@ func (v *View) Run(ctx context.Context) error {
 }
 
 func (v *View) stall(err error) {
+	// First, so that who sees the error sees it, too.
+	if m := v.cfg.Metrics; m != nil && errors.Is(err, ErrGap) {
+		m.gap.WithLabelValues(v.cfg.Name).Set(1)
+	}
 	v.mu.Lock()
 	v.err = err
 	v.mu.Unlock()
 	v.ready.Store(false)
 	v.cfg.Log.Error("view stands still", "view", v.cfg.Name, "stream", v.cfg.Stream, "error", err)
-	if m := v.cfg.Metrics; m != nil && errors.Is(err, ErrGap) {
-		m.gap.WithLabelValues(v.cfg.Name).Set(1)
-	}
 }
 
 var errFold = errors.New("fold")

@@ -40,7 +40,7 @@ func open(t *testing.T, c *tracetest.Collector, o tracing.Options) (e *tracing.E
 }
 
 // off does all that a tracer and a span can do.
-func off(t *tracing.Tracer, ctx context.Context, r *http.Request, parent func(int) string, h nats.Header) {
+func off(ctx context.Context, t *tracing.Tracer, r *http.Request, parent func(int) string, h nats.Header) {
 	ctx, s := t.Start(ctx, "name", tracing.Internal)
 	ctx, child := t.Child(ctx, "name", tracing.Client)
 	ctx, far := t.Continue(ctx, recorded, "name", tracing.Server)
@@ -72,7 +72,7 @@ func TestOff(t *testing.T) {
 	}
 	ctx, r, h := t.Context(), httptest.NewRequest(http.MethodGet, "/", nil), nats.Header{}
 	parent := func(int) string { return recorded }
-	if n := testing.AllocsPerRun(100, func() { off(tracer, ctx, r, parent, h) }); n != 0 || len(h) != 0 {
+	if n := testing.AllocsPerRun(100, func() { off(ctx, tracer, r, parent, h) }); n != 0 || len(h) != 0 {
 		t.Errorf("%g allocations, header %v", n, h)
 	}
 	e.Close()
@@ -83,7 +83,7 @@ func BenchmarkOff(b *testing.B) {
 	parent := func(int) string { return recorded }
 	b.ReportAllocs()
 	for b.Loop() {
-		off(nil, ctx, r, parent, h)
+		off(ctx, nil, r, parent, h)
 	}
 }
 

@@ -52,7 +52,7 @@ func families(t *testing.T) exported {
 
 // build makes the programs with the workspace, which this module is outside of.
 func build(dir string) error {
-	cmd := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "./services/standalone", "./services/siem-forwarder")
+	cmd := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "./services/standalone", "./services/siem-forwarder", "./services/canary")
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "GOWORK=")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -89,7 +89,8 @@ func (p *program) stop() string {
 	return p.log.String()
 }
 
-// scrape starts a manager and a forwarder, uses them, and reads their metrics.
+// scrape starts a manager, a forwarder and a canary, uses them, and reads their
+// metrics.
 func scrape(dir string) (x exported, err error) {
 	if err := build(dir); err != nil {
 		return nil, err
@@ -132,11 +133,22 @@ func scrape(dir string) (x exported, err error) {
 		return nil, err
 	}
 	defer ended(forwarder)
+	canaryOps, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	canary, err := run(filepath.Join(dir, "canary"), "--nats-url", "tls://"+addr["NATS"], "--nats-nkey", filepath.Join(data, "siem.nk"), "--nats-ca", ca,
+		"--data-dir", filepath.Join(dir, "canary-data"), "--admin-url", addr["admin API"], "--agent-url", addr["agent API"], "--api-ca", ca, "--admin-key", "key",
+		"--ops-addr", canaryOps)
+	if err != nil {
+		return nil, err
+	}
+	defer ended(canary)
 	// Everything is there once the slowest has come: streams are looked at
 	// every few seconds.
 	err = await(func() error {
 		x = exported{}
-		for _, url := range []string{ops + "/metrics", "http://" + forwarderOps + "/metrics"} {
+		for _, url := range []string{ops + "/metrics", "http://" + forwarderOps + "/metrics", "http://" + canaryOps + "/metrics"} {
 			if err := x.read(url); err != nil {
 				return err
 			}

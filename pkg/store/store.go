@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -29,8 +31,22 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// Open opens or creates a store. The caller closes it.
-func Open(o Options) (*badger.DB, error) {
+// DB is an open store.
+type DB struct {
+	*badger.DB
+	stop    chan struct{}
+	stopped sync.WaitGroup
+}
+
+// Close waits until a compaction in hand has ended and closes the store.
+func (db *DB) Close() error {
+	close(db.stop)
+	db.stopped.Wait()
+	return db.DB.Close()
+}
+
+// Open opens or creates a store. The caller closes it once.
+func Open(o Options) (*DB, error) {
 	if err := os.MkdirAll(o.Dir, 0o750); err != nil {
 		return nil, fmt.Errorf("store %s: %w", o.Dir, err)
 	}
@@ -53,6 +69,14 @@ func Open(o Options) (*badger.DB, error) {
 			WithNumMemtables(5).WithNumLevelZeroTables(10).WithNumLevelZeroTablesStall(30).
 			WithBlockCacheSize(0).WithIndexCacheSize(16 << 20).WithValueLogFileSize(256 << 20)
 	}
+	size, err := tableBytes(o.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("store %s: %w", o.Dir, err)
+	}
+	seldom := !o.Large && size < maxFlattened
+	if seldom {
+		opts = opts.WithNumCompactors(0).WithNumLevelZeroTablesStall(math.MaxInt)
+	}
 	db, err := badger.Open(opts)
 	if err != nil {
 		if strings.Contains(err.Error(), "Another process is using this Badger database") ||
@@ -61,12 +85,16 @@ func Open(o Options) (*badger.DB, error) {
 		}
 		return nil, fmt.Errorf("store %s: %w", o.Dir, err)
 	}
-	return db, nil
+	d := &DB{DB: db, stop: make(chan struct{})}
+	if seldom {
+		d.stopped.Go(func() { d.compactSeldom(compactEvery, o.Log) })
+	}
+	return d, nil
 }
 
 // CollectGarbage gives the space of overwritten and expired values back, at
 // every interval until ctx ends.
-func CollectGarbage(ctx context.Context, db *badger.DB, every time.Duration) {
+func CollectGarbage(ctx context.Context, db *DB, every time.Duration) {
 	t := time.NewTicker(every)
 	defer t.Stop()
 	for {

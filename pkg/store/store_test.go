@@ -16,7 +16,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/store"
 )
 
-func open(t *testing.T, o store.Options) *badger.DB {
+func open(t *testing.T, o store.Options) *store.DB {
 	t.Helper()
 	db, err := store.Open(o)
 	if err != nil {
@@ -47,7 +47,7 @@ func TestValues(t *testing.T) {
 	value := func(size int) []byte { return bytes.Repeat([]byte(fmt.Sprintf("%08d", size)), size/8+1)[:size] }
 	for name, o := range options(t) {
 		t.Run(name, func(t *testing.T) {
-			read := func(db *badger.DB) {
+			read := func(db *store.DB) {
 				t.Helper()
 				for _, size := range sizes {
 					var got []byte

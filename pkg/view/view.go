@@ -17,6 +17,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/failpoint"
+	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/tracing"
 )
 
@@ -73,7 +74,7 @@ type Config struct {
 	// Compacted says that the stream loses messages by design (a key-value
 	// bucket), so that missing sequences are no gap.
 	Compacted bool
-	DB        *badger.DB
+	DB        *store.DB
 	JS        jetstream.JetStream
 	Log       *slog.Logger
 	// Metrics receives the view's metrics, may be nil.

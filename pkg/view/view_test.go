@@ -25,7 +25,7 @@ import (
 // is folded twice or never.
 type counter struct {
 	t   *testing.T
-	db  *badger.DB
+	db  *store.DB
 	bus *bus.Bus
 	dir string
 	// tooBig makes folds of more messages than this fail.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
@@ -71,7 +72,7 @@ func hashKey(salt []byte, key string) []byte {
 	return h.Sum(nil)
 }
 
-func newOperators(db *badger.DB, cfg view.Config) (*operators, error) {
+func newOperators(db *store.DB, cfg view.Config) (*operators, error) {
 	o := &operators{log: cfg.Log, by: map[string]operator{}}
 	if err := load(db, prefixAccess, o.set); err != nil {
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
@@ -31,7 +32,7 @@ type credential struct {
 // bucket endpoints.
 type credentials struct {
 	log     *slog.Logger
-	db      *badger.DB
+	db      *store.DB
 	view    *view.View
 	deleted func(uuid string)
 
@@ -41,7 +42,7 @@ type credentials struct {
 
 // newCredentials reads what the store holds. deleted is told of each endpoint
 // that is deleted.
-func newCredentials(db *badger.DB, cfg view.Config, deleted func(uuid string)) (*credentials, error) {
+func newCredentials(db *store.DB, cfg view.Config, deleted func(uuid string)) (*credentials, error) {
 	c := &credentials{log: cfg.Log, db: db, deleted: deleted, by: map[string]credential{}}
 	err := load(db, prefixEndpoint, func(uuid string, value []byte) error {
 		var cred credential

@@ -5,12 +5,12 @@ import (
 	"crypto/x509"
 	"time"
 
-	"github.com/dgraph-io/badger/v4"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nightjar-edr/nightjar/pkg/certs"
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/store"
 )
 
 const subsystem = "api_gateway"
@@ -30,7 +30,7 @@ type metrics struct {
 	hashed   prometheus.Counter
 }
 
-func newMetrics(reg prometheus.Registerer, db *badger.DB, endpoints func() int) *metrics {
+func newMetrics(reg prometheus.Registerer, db *store.DB, endpoints func() int) *metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: subsystem, Name: name, Help: help})
 	}

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/dgraph-io/badger/v4"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/singleflight"
 
@@ -32,7 +31,7 @@ const lastTimeout = 3 * time.Second
 // Service is the gateway. Make it with New and run it with Run.
 type Service struct {
 	cfg         Config
-	db          *badger.DB
+	db          *store.DB
 	metrics     *metrics
 	credentials *credentials
 	operators   *operators

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/dgraph-io/badger/v4"
+
+	"github.com/nightjar-edr/nightjar/pkg/store"
 )
 
 // Prefixes of the keys in the store. What follows is the key of the bucket.
@@ -16,7 +18,7 @@ const (
 
 // load calls f for each key under a prefix, without the prefix. The value is
 // valid during the call only.
-func load(db *badger.DB, prefix string, f func(key string, value []byte) error) error {
+func load(db *store.DB, prefix string, f func(key string, value []byte) error) error {
 	err := db.View(func(txn *badger.Txn) error {
 		it := txn.NewIterator(badger.IteratorOptions{PrefetchValues: true, PrefetchSize: 100, Prefix: []byte(prefix)})
 		defer it.Close()
@@ -36,7 +38,7 @@ func load(db *badger.DB, prefix string, f func(key string, value []byte) error) 
 }
 
 // has tells whether a key is in the store.
-func has(db *badger.DB, key string) (found bool, err error) {
+func has(db *store.DB, key string) (found bool, err error) {
 	err = db.View(func(txn *badger.Txn) error {
 		_, err := txn.Get([]byte(key))
 		if errors.Is(err, badger.ErrKeyNotFound) {

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/dgraph-io/badger/v4"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nightjar-edr/nightjar/pkg/bus"
@@ -38,7 +37,7 @@ const (
 type Service struct {
 	cfg     Config
 	log     *slog.Logger
-	db      *badger.DB
+	db      *store.DB
 	view    *view.View
 	metrics *metrics
 	watch   *streamwatch.Watch

@@ -3,10 +3,10 @@ package registry
 import (
 	"time"
 
-	"github.com/dgraph-io/badger/v4"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
+	"github.com/nightjar-edr/nightjar/pkg/store"
 )
 
 const subsystem = "endpoint_registry"
@@ -29,7 +29,7 @@ var quietAfter = []struct {
 	time time.Duration
 }{{"1h", time.Hour}, {"1d", 24 * time.Hour}, {"7d", 7 * 24 * time.Hour}}
 
-func newMetrics(reg prometheus.Registerer, db *badger.DB, x *index) *metrics {
+func newMetrics(reg prometheus.Registerer, db *store.DB, x *index) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: subsystem,
 			Name: "requests_total", Help: "Requests answered, by subject and code: ok or the kind of the error."}, []string{"subject", "code"}),

@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/dgraph-io/badger/v4"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
@@ -40,7 +39,7 @@ var (
 // Service is the endpoint registry. Make it with New and run it with Run.
 type Service struct {
 	cfg     Config
-	db      *badger.DB
+	db      *store.DB
 	kv      jetstream.KeyValue
 	view    *view.View
 	index   *index

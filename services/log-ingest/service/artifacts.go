@@ -18,6 +18,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
@@ -44,7 +45,7 @@ const (
 // artifactIndex is the index over the files in the object store artifacts,
 // folded from their descriptions. Every replica has all of it.
 type artifactIndex struct {
-	db        *badger.DB
+	db        *store.DB
 	bus       *bus.Bus
 	log       *slog.Logger
 	view      *view.View
@@ -57,7 +58,7 @@ type artifactIndex struct {
 	stream  jetstream.Stream
 }
 
-func newArtifactIndex(cfg *Config, db *badger.DB, m *view.Metrics) (*artifactIndex, error) {
+func newArtifactIndex(cfg *Config, db *store.DB, m *view.Metrics) (*artifactIndex, error) {
 	x := &artifactIndex{db: db, bus: cfg.Bus, log: cfg.Log, retention: cfg.RetentionAlerts, replicas: cfg.Replicas, now: time.Now}
 	var err error
 	x.view, err = view.New(view.Config{

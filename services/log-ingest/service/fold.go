@@ -12,6 +12,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 	"github.com/nightjar-edr/nightjar/services/log-ingest/internal/logstore"
 )
@@ -220,7 +221,7 @@ func doneAlerts(f *folder, b *logstore.Batch) {
 }
 
 // newFolders returns the folders of the two streams.
-func newFolders(cfg *Config, db *badger.DB, own *partitionSet, m *metrics) (events, alerts *folder) {
+func newFolders(cfg *Config, db *store.DB, own *partitionSet, m *metrics) (events, alerts *folder) {
 	events = &folder{
 		stream: stream.Events, kind: logstore.Events, writer: logstore.NewWriter(db, logstore.Events, eventsCache),
 		retention: cfg.RetentionEvents, log: cfg.Log, metrics: m, add: addEvents, done: doneEvents, own: own, maxTxn: db.MaxBatchSize(),

@@ -13,11 +13,12 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/event"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
 // newFolder returns the folder of events on a store of its own.
-func newFolder(t testing.TB, retention time.Duration) (*folder, *badger.DB) {
+func newFolder(t testing.TB, retention time.Duration) (*folder, *store.DB) {
 	t.Helper()
 	own, err := newPartitionSet(nil)
 	if err != nil {

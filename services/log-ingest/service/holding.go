@@ -6,7 +6,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/dgraph-io/badger/v4"
+	"github.com/nightjar-edr/nightjar/pkg/store"
 )
 
 // holding is what a replica has and answers for. The mover changes it, anybody
@@ -27,7 +27,7 @@ type holding struct {
 
 // replace puts a layout in the place of the one before, in the store and here,
 // with the parts that belong to it.
-func (h *holding) replace(db *badger.DB, l *layout, parts []*part) error {
+func (h *holding) replace(db *store.DB, l *layout, parts []*part) error {
 	if err := l.write(db, h.layout); err != nil {
 		return err
 	}

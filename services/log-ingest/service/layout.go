@@ -11,6 +11,7 @@ import (
 	"github.com/dgraph-io/badger/v4"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
@@ -158,7 +159,7 @@ func (l *layout) clone() *layout {
 }
 
 // readLayout returns the layout of a store, an empty one for a new store.
-func readLayout(db *badger.DB) (*layout, error) {
+func readLayout(db *store.DB) (*layout, error) {
 	l := &layout{}
 	err := db.View(func(txn *badger.Txn) error {
 		item, err := txn.Get(layoutKey)
@@ -180,7 +181,7 @@ func readLayout(db *badger.DB) (*layout, error) {
 
 // write replaces the layout before in the store by l, and forgets the
 // positions of pieces that are not in l any more.
-func (l *layout) write(db *badger.DB, before *layout) error {
+func (l *layout) write(db *store.DB, before *layout) error {
 	value, err := json.Marshal(l)
 	if err != nil {
 		return fmt.Errorf("encode which partitions the store has: %w", err)

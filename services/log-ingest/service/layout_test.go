@@ -9,6 +9,7 @@ import (
 	"github.com/dgraph-io/badger/v4"
 
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
@@ -119,7 +120,7 @@ func TestUnsoundLayouts(t *testing.T) {
 	}
 }
 
-func layoutStore(t *testing.T) *badger.DB {
+func layoutStore(t *testing.T) *store.DB {
 	t.Helper()
 	db, err := openStore(&Config{Env: lifecycle.Env{Log: lifecycle.Discard(), DataDir: t.TempDir()}})
 	if err != nil {

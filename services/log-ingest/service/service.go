@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/dgraph-io/badger/v4"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nightjar-edr/nightjar/pkg/store"
@@ -29,7 +28,7 @@ const (
 // Service is log-ingest. Make it with New and run it with Run.
 type Service struct {
 	cfg       Config
-	db        *badger.DB
+	db        *store.DB
 	holding   holding
 	holders   *holders
 	artifacts *artifactIndex

@@ -3,10 +3,10 @@ package scorer
 import (
 	"time"
 
-	"github.com/dgraph-io/badger/v4"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
+	"github.com/nightjar-edr/nightjar/pkg/store"
 )
 
 const subsystem = "report_scorer"
@@ -21,7 +21,7 @@ type metrics struct {
 	census prometheus.Gauge
 }
 
-func newMetrics(reg prometheus.Registerer, db *badger.DB) *metrics {
+func newMetrics(reg prometheus.Registerer, db *store.DB) *metrics {
 	counter := func(name, help string) prometheus.Counter {
 		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: "nightjar", Subsystem: subsystem, Name: name, Help: help})
 		reg.MustRegister(c)

@@ -41,7 +41,7 @@ var (
 // Service is the report scorer. Make it with New and run it with Run.
 type Service struct {
 	cfg Config
-	db  *badger.DB
+	db  *store.DB
 	kv  jetstream.KeyValue
 	// alerts folds the stream ALERTS, clears the bucket reports.
 	alerts, clears *view.View

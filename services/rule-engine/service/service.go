@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/dgraph-io/badger/v4"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nightjar-edr/nightjar/pkg/bus"
@@ -35,7 +34,7 @@ const (
 // Service is the rule-engine. Make it with New and run it once with Run.
 type Service struct {
 	cfg        Config
-	db         *badger.DB
+	db         *store.DB
 	metrics    *metrics
 	rules      *ruleSet
 	rulesFold  *view.View

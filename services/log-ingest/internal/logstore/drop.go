@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/dgraph-io/badger/v4"
+
+	"github.com/nightjar-edr/nightjar/pkg/store"
 )
 
 // dropDeletes bounds one step of Drop.
@@ -16,7 +18,7 @@ const dropDeletes = 1000
 // returns how many it deleted. Nobody may write or read lines of these
 // endpoints meanwhile; those of others may be. Where it ends early, with the
 // error of ctx or of the store, it can be called again.
-func Drop(ctx context.Context, db *badger.DB, gone func(endpoint string) bool) (deleted int, err error) {
+func Drop(ctx context.Context, db *store.DB, gone func(endpoint string) bool) (deleted int, err error) {
 	for _, prefix := range []byte{prefixIndex, prefixBody, prefixHash} {
 		for _, kind := range []Kind{Events, Alerts} {
 			for from := []byte{prefix, byte(kind)}; from != nil; {
@@ -47,7 +49,7 @@ func Drop(ctx context.Context, db *badger.DB, gone func(endpoint string) bool) (
 
 // ofGone returns keys from one on, of the same prefix and kind, whose endpoints
 // are gone, and the key to go on from, nil at the end.
-func ofGone(ctx context.Context, db *badger.DB, from []byte, gone func(endpoint string) bool) (keys [][]byte, next []byte, err error) {
+func ofGone(ctx context.Context, db *store.DB, from []byte, gone func(endpoint string) bool) (keys [][]byte, next []byte, err error) {
 	txn := db.NewTransaction(false)
 	defer txn.Discard()
 	it := txn.NewIterator(badger.IteratorOptions{Prefix: from[:2]})

@@ -12,10 +12,11 @@ import (
 	"github.com/dgraph-io/badger/v4"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/event"
+	"github.com/nightjar-edr/nightjar/pkg/store"
 )
 
 // keysOf returns how many entries a store has of each endpoint.
-func keysOf(t *testing.T, db *badger.DB) map[string]int {
+func keysOf(t *testing.T, db *store.DB) map[string]int {
 	t.Helper()
 	n := map[string]int{}
 	err := db.View(func(txn *badger.Txn) error {

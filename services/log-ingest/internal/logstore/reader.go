@@ -13,6 +13,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/event"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/store"
 )
 
 // Bounds of a page. A line longer than MaxPageBytes is a page alone.
@@ -62,10 +63,10 @@ type Page struct {
 
 // Reader answers queries. It is safe for concurrent use; what it keeps in
 // memory is bounded by the size of a page, whatever the chunks look like.
-type Reader struct{ db *badger.DB }
+type Reader struct{ db *store.DB }
 
 // NewReader returns a reader of a store.
-func NewReader(db *badger.DB) *Reader { return &Reader{db: db} }
+func NewReader(db *store.DB) *Reader { return &Reader{db: db} }
 
 // Page returns a page. It ends early with the error of ctx.
 func (r *Reader) Page(ctx context.Context, q Query) (Page, error) {

@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/dgraph-io/badger/v4"
-
 	"github.com/nightjar-edr/nightjar/pkg/contract/event"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 )
@@ -22,7 +20,7 @@ type failer interface {
 	Fatalf(format string, args ...any)
 }
 
-func openStore(t testing.TB) *badger.DB {
+func openStore(t testing.TB) *store.DB {
 	t.Helper()
 	db, err := store.Open(store.Options{Dir: t.TempDir(), Large: true})
 	if err != nil {
@@ -38,7 +36,7 @@ func openStore(t testing.TB) *badger.DB {
 
 // fixture writes transactions to a store and remembers what it must hold.
 type fixture struct {
-	db       *badger.DB
+	db       *store.DB
 	endpoint string
 	writer   *Writer
 	kind     Kind
@@ -53,7 +51,7 @@ type modelLine struct {
 	line string
 }
 
-func newFixture(db *badger.DB, kind Kind, cache int) *fixture {
+func newFixture(db *store.DB, kind Kind, cache int) *fixture {
 	return &fixture{db: db, endpoint: endpoint, kind: kind, cache: cache, writer: NewWriter(db, kind, cache), seen: map[string]bool{}}
 }
 
@@ -122,7 +120,7 @@ func (f *fixture) between(start, stop time.Time) []modelLine {
 }
 
 // readAll pages through a query, each page held against the bounds of pages.
-func readAll(t failer, db *badger.DB, q Query) []string {
+func readAll(t failer, db *store.DB, q Query) []string {
 	t.Helper()
 	r := NewReader(db)
 	var out []string

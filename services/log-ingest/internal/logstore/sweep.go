@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
+
+	"github.com/nightjar-edr/nightjar/pkg/store"
 )
 
 // Bounds of one step of a sweep.
@@ -20,7 +22,7 @@ const (
 // Nobody sees expired entries, but Badger gives their space back only when
 // something else makes it rewrite the tables they are in, which for old hours
 // never happens. Deletions do. Lines may be written meanwhile.
-func Sweep(ctx context.Context, db *badger.DB) (deleted int, err error) {
+func Sweep(ctx context.Context, db *store.DB) (deleted int, err error) {
 	for _, prefix := range []byte{prefixIndex, prefixHash} {
 		for from := []byte{prefix}; from != nil; {
 			if err := ctx.Err(); err != nil {
@@ -42,7 +44,7 @@ func Sweep(ctx context.Context, db *badger.DB) (deleted int, err error) {
 
 // expired returns keys from one on that begin with prefix and have expired
 // without being deleted, and the key to go on from, nil at the end.
-func expired(db *badger.DB, prefix byte, from []byte) (keys [][]byte, next []byte, err error) {
+func expired(db *store.DB, prefix byte, from []byte) (keys [][]byte, next []byte, err error) {
 	txn := db.NewTransaction(false)
 	defer txn.Discard()
 	it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte{prefix}, AllVersions: true})
@@ -68,7 +70,7 @@ func expired(db *badger.DB, prefix byte, from []byte) (keys [][]byte, next []byt
 
 // deleteExpired deletes keys, and the bodies that belong to indexes among
 // them, unless they were written again meanwhile.
-func deleteExpired(db *badger.DB, keys [][]byte) (int, error) {
+func deleteExpired(db *store.DB, keys [][]byte) (int, error) {
 	if len(keys) == 0 {
 		return 0, nil
 	}

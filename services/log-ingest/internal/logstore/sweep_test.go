@@ -15,7 +15,7 @@ import (
 )
 
 // put writes one transaction.
-func put(t *testing.T, db *badger.DB, w *Writer, first uint64, entries []Entry) (stored int) {
+func put(t *testing.T, db *store.DB, w *Writer, first uint64, entries []Entry) (stored int) {
 	t.Helper()
 	b := w.Begin(first)
 	defer b.Close()
@@ -68,7 +68,7 @@ func TestSweep(t *testing.T) {
 		}
 		return out
 	}
-	var db *badger.DB
+	var db *store.DB
 	var w *Writer
 	early := 0
 	beforeExpiry(t, 2, func(soon uint64) {
@@ -112,7 +112,7 @@ func TestSweep(t *testing.T) {
 // TestSweepFreesSpace holds that the space of what has expired is used again
 // though nothing is ever written to its hours any more.
 func TestSweepFreesSpace(t *testing.T) {
-	var db *badger.DB
+	var db *store.DB
 	var w *Writer
 	random := rand.NewChaCha8([32]byte{1})
 	seq := uint64(0)
@@ -144,7 +144,7 @@ func TestSweepFreesSpace(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		db = opened
+		db = &store.DB{DB: opened}
 		w = NewWriter(db, Events, 1<<20)
 		fill(1000, transactions, soon)
 		if err := db.Flatten(1); err != nil { // to where tables rest
@@ -170,7 +170,7 @@ func TestSweepFreesSpace(t *testing.T) {
 // TestReopen holds that a store that was closed answers as before.
 func TestReopen(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
-	open := func() *badger.DB {
+	open := func() *store.DB {
 		db, err := store.Open(store.Options{Dir: dir, Large: true})
 		if err != nil {
 			t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/event"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/store"
 )
 
 // Bounds of a chunk. A line longer than maxChunkBytes is a chunk alone.
@@ -48,7 +49,7 @@ type entry struct {
 // Writer stores lines of one kind. One goroutine at a time may use it, and
 // nobody else may write lines of this kind to the store.
 type Writer struct {
-	db    *badger.DB
+	db    *store.DB
 	kind  Kind
 	cache *cache
 	// raw and packed are the lines of the chunk in hand.
@@ -57,7 +58,7 @@ type Writer struct {
 
 // NewWriter returns a writer that keeps at most about cacheBytes in memory
 // between batches.
-func NewWriter(db *badger.DB, kind Kind, cacheBytes int) *Writer {
+func NewWriter(db *store.DB, kind Kind, cacheBytes int) *Writer {
 	return &Writer{db: db, kind: kind, cache: newCache(cacheBytes)}
 }
 

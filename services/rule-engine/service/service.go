@@ -29,6 +29,9 @@ const (
 	// garbageEvery is how often the store gives back the space of replaced
 	// rule sets.
 	garbageEvery = 10 * time.Minute
+	// raisedPace is the least time between two writes of raised alerts to the
+	// store: each is a sync, and until then those of this process are known.
+	raisedPace = 250 * time.Millisecond
 )
 
 // Service is the rule-engine. Make it with New and run it once with Run.

@@ -95,7 +95,7 @@ func (s *Service) rulesView(metrics *view.Metrics) (*view.View, error) {
 // raisedView folds the stream ALERTS into the set of raised alerts.
 func (s *Service) raisedView(metrics *view.Metrics) (*view.View, error) {
 	return view.New(view.Config{
-		Name: "raised", Stream: stream.Alerts, DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: metrics, Trace: s.cfg.Bus.Trace,
+		Name: "raised", Stream: stream.Alerts, DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: metrics, Trace: s.cfg.Bus.Trace, Pace: raisedPace,
 		Fold: func(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 			keys := make([]string, 0, len(msgs))
 			for i := range msgs {

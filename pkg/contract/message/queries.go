@@ -94,12 +94,16 @@ type LogsRequest struct {
 	// for as many as a page holds.
 	Skip  int `json:"skip,omitempty"`
 	Limit int `json:"limit,omitempty"`
+	// Paged tells that the answer may be a page as AppendPage makes it.
+	Paged bool `json:"paged,omitempty"`
 }
 
 // Headers of the answer to LogsQuery. Its data are the lines, each ended by a
-// newline, compressed by Compress.
+// newline: a page of format FormatPage, or, without a format, compressed by
+// Compress.
 const (
 	HeaderNext = "Nightjar-Next"
+	FormatPage = "page"
 )
 
 // Requests to report-scorer.

@@ -123,16 +123,19 @@ func (s *Service) queryLogs(ctx context.Context, q *call, alerts bool) (result, 
 	if within.empty() || limit == 0 {
 		return result{data: []struct{}{}}, nil
 	}
-	req := message.LogsRequest{Endpoint: q.uuid(), Alerts: alerts, Start: within.start, Stop: within.stop, Skip: skip, Limit: max(limit, 0)}
+	req := message.LogsRequest{Endpoint: q.uuid(), Alerts: alerts, Start: within.start, Stop: within.stop, Skip: skip, Limit: max(limit, 0), Paged: true}
 	if limit < 0 {
 		req.Limit = firstPage
 	}
 	on := subject.Logs(subject.PartitionOf(req.Endpoint), message.LogsQuery)
+	// A page is asked for when the one before the last has been written.
+	var last, before []byte
 	return result{list: array(func(ctx context.Context) ([]byte, bool, error) {
-		lines, next, err := s.logPage(ctx, on, req)
+		lines, next, err := s.logPage(ctx, on, req, before)
 		if err != nil {
 			return nil, false, err
 		}
+		last, before = lines, last
 		count := bytes.Count(lines, []byte{'\n'})
 		req.Cursor, req.Skip = next, 0
 		if limit > 0 {
@@ -153,9 +156,9 @@ func (s *Service) queryLogs(ctx context.Context, q *call, alerts bool) (result, 
 }
 
 // logPage asks for one page: lines, each ended by a newline, and the cursor
-// of the next page. As asking changes nothing, it is repeated when the
-// service does not answer.
-func (s *Service) logPage(ctx context.Context, on string, req message.LogsRequest) (lines []byte, next string, err error) {
+// of the next page, in the memory of buf if they fit. As asking changes nothing,
+// it is repeated when the service does not answer.
+func (s *Service) logPage(ctx context.Context, on string, req message.LogsRequest, buf []byte) (lines []byte, next string, err error) {
 	data, err := json.Marshal(req)
 	if err != nil {
 		return nil, "", fmt.Errorf("encode request: %w", err)
@@ -165,7 +168,12 @@ func (s *Service) logPage(ctx context.Context, on string, req message.LogsReques
 		m, err := s.cfg.Bus.Request(asking, on, data)
 		cancel()
 		if err == nil {
-			if lines, err = message.Decompress(nil, m.Data); err != nil {
+			if m.Header.Get(message.HeaderFormat) == message.FormatPage {
+				lines, err = message.OpenPage(buf, m.Data)
+			} else {
+				lines, err = message.Decompress(buf[:0], m.Data)
+			}
+			if err != nil {
 				return nil, "", fmt.Errorf("page of events: %w", err)
 			}
 			return lines, m.Header.Get(message.HeaderNext), nil

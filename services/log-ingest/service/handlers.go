@@ -36,12 +36,18 @@ func (s *Service) query(ctx context.Context, data []byte) (*bus.Reply, error) {
 	}
 	h := nats.Header{}
 	h.Set(message.HeaderCount, strconv.Itoa(page.Count))
+	data = page.Packed
+	if data != nil {
+		h.Set(message.HeaderFormat, message.FormatPage)
+	} else {
+		data = message.Compress(nil, page.Lines)
+	}
 	if page.More {
 		h.Set(message.HeaderNext, page.Last.Cursor())
 	}
 	s.metrics.answeredLines.Add(float64(page.Count))
-	s.metrics.answeredBytes.Add(float64(len(page.Lines)))
-	return &bus.Reply{Data: message.Compress(nil, page.Lines), Header: h}, nil
+	s.metrics.answeredBytes.Add(float64(page.Size))
+	return &bus.Reply{Data: data, Header: h}, nil
 }
 
 // notAnswered is the answer to a request for a partition that this replica has
@@ -51,7 +57,7 @@ func notAnswered(partition int) error {
 }
 
 func (s *Service) parse(req *message.LogsRequest) (logstore.Query, error) {
-	q := logstore.Query{Endpoint: req.Endpoint, Kind: logstore.Events, Skip: req.Skip, Limit: req.Limit, Detections: !req.Alerts}
+	q := logstore.Query{Endpoint: req.Endpoint, Kind: logstore.Events, Skip: req.Skip, Limit: req.Limit, Detections: !req.Alerts, Packed: req.Paged}
 	switch {
 	case !subject.IsUUID(req.Endpoint):
 		return q, fault.New(fault.Invalid, "endpoint is not a UUID")

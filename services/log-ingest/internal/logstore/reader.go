@@ -1,6 +1,7 @@
 package logstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,13 @@ const (
 	MaxPageBytes = 1 << 20
 )
 
+// Bounds of what is given as it is stored: more than a page needs it to be where
+// its lines lie close together, and less than a message may have.
+const (
+	maxPackedBodies = 32
+	maxPackedBytes  = 3 << 20
+)
+
 var errBody = errors.New("body of a chunk does not match its index")
 
 // Query asks for a page of an endpoint's lines.
@@ -37,6 +45,8 @@ type Query struct {
 	// Detections gives, in place of an event that is also an alert, the
 	// alert's line.
 	Detections bool
+	// Packed asks for the lines as they are stored.
+	Packed bool
 }
 
 // Between sets the bounds to times, exclusive; a zero time is an open bound.
@@ -54,7 +64,11 @@ func (q *Query) Between(start, stop time.Time) {
 type Page struct {
 	// Lines are the lines in order, each ended by a newline.
 	Lines []byte
-	Count int
+	// Packed has the lines in their stead, as message.OpenPage reads them, where
+	// the query asks for that and few bodies hold them.
+	Packed []byte
+	// Count is the number of lines, Size their bytes.
+	Count, Size int
 	// Last is the position of the last line; More tells that there are lines
 	// behind it, which a Query with After set to Last finds.
 	Last Pos
@@ -98,6 +112,9 @@ func (r *Reader) Page(ctx context.Context, q Query) (Page, error) {
 		return Page{}, nil
 	}
 	page := Page{More: s.cut}
+	if page.More && q.Limit == 0 {
+		items = wholeChunks(items)
+	}
 	if q.Detections {
 		if err := detections(ctx, txn, q.Endpoint, items); err != nil {
 			return Page{}, err
@@ -111,9 +128,38 @@ func (r *Reader) Page(ctx context.Context, q Query) (Page, error) {
 		}
 	}
 	page.Count, page.Last = len(items), items[len(items)-1].pos
+	pieces, size := arrange(items)
+	page.Size = size
 	var err error
-	page.Lines, err = lines(ctx, txn, q.Endpoint, items)
+	if q.Packed {
+		if page.Packed, err = packed(ctx, txn, q.Endpoint, pieces, size); err != nil || page.Packed != nil {
+			return page, err
+		}
+	}
+	page.Lines, err = lines(ctx, txn, q.Endpoint, pieces, size)
 	return page, err
+}
+
+// wholeChunks cuts the end off a page of items that begins a chunk and does not
+// end it, unless little would be left: that chunk is opened for the next page in
+// any case.
+func wholeChunks(items []item) []item {
+	last := &items[len(items)-1]
+	from, rest := len(items), 0
+	for i := range items {
+		if !items[i].sameBody(last) {
+			rest += int(items[i].size)
+			if from < i {
+				return items // among lines of others
+			}
+		} else if from == len(items) {
+			from = i
+		}
+	}
+	if len(items)-from == int(last.count) || rest < MaxPageBytes/2 {
+		return items
+	}
+	return items[:from]
 }
 
 // walk calls each for the chunks of a kind that may hold lines between after
@@ -163,7 +209,7 @@ func pick(ctx context.Context, txn *badger.Txn, q *Query, into *selection) error
 		if into.ends(Pos{Hour: s.id.hour, Off: s.min}) {
 			return false, nil
 		}
-		line := item{kind: q.Kind, first: s.id.first, sub: s.id.sub}
+		line := item{kind: q.Kind, first: s.id.first, sub: s.id.sub, count: s.count}
 		line.pos.Hour = s.id.hour
 		for index.next() {
 			l := &index.last
@@ -215,67 +261,121 @@ func detections(ctx context.Context, txn *badger.Txn, endpoint string, items []i
 // bodies are buffers for bodies of chunks that a reader has in hand.
 var bodies = sync.Pool{New: func() any { return new([]byte) }}
 
-// lines returns the lines of items. It opens one body at a time.
-func lines(ctx context.Context, txn *badger.Txn, endpoint string, items []item) ([]byte, error) {
-	type piece struct {
-		*item
-		at int
-	}
-	pieces := make([]piece, len(items))
-	size := 0
+// piece is an item and where it stands in its page.
+type piece struct {
+	*item
+	at int
+}
+
+// sameBody tells whether two items are lines of the same chunk.
+func (it *item) sameBody(o *item) bool {
+	return it.kind == o.kind && it.pos.Hour == o.pos.Hour && it.first == o.first && it.sub == o.sub
+}
+
+// arrange returns items by the bodies that hold them, and the size of all.
+func arrange(items []item) (pieces []piece, size int) {
+	pieces = make([]piece, len(items))
 	for i := range items {
 		pieces[i] = piece{&items[i], size}
 		size += int(items[i].size)
 	}
-	sameBody := func(a, b *item) bool {
-		return a.kind == b.kind && a.pos.Hour == b.pos.Hour && a.first == b.first && a.sub == b.sub
-	}
 	slices.SortStableFunc(pieces, func(a, b piece) int {
-		switch {
-		case a.kind != b.kind:
-			return int(a.kind) - int(b.kind)
-		case a.pos.Hour != b.pos.Hour:
-			return a.pos.Compare(b.pos)
-		case a.first != b.first:
-			if a.first < b.first {
-				return -1
-			}
-			return 1
-		}
-		return int(a.sub) - int(b.sub)
+		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.pos.Hour, b.pos.Hour), cmp.Compare(a.first, b.first), cmp.Compare(a.sub, b.sub))
 	})
+	return pieces, size
+}
+
+// cutBody returns the pieces at the head that the same body holds, and the rest.
+func cutBody(pieces []piece) (head, rest []piece) {
+	n := 1
+	for n < len(pieces) && pieces[n].sameBody(pieces[0].item) {
+		n++
+	}
+	return pieces[:n], pieces[n:]
+}
+
+// body reads the body that holds a piece.
+func body(ctx context.Context, txn *badger.Txn, endpoint string, p *piece, read func([]byte) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	id := chunkID{endpoint: endpoint, hour: p.pos.Hour, first: p.first, sub: p.sub}
+	entry, err := txn.Get(id.bodyKey(p.kind))
+	if err == nil {
+		err = entry.Value(read)
+	}
+	if err != nil {
+		return fmt.Errorf("body of a chunk: %w", err)
+	}
+	return nil
+}
+
+// lines returns the lines of pieces. It opens one body at a time.
+func lines(ctx context.Context, txn *badger.Txn, endpoint string, pieces []piece, size int) ([]byte, error) {
 	out := make([]byte, size)
 	buf := bodies.Get().(*[]byte)
-	body := *buf
+	text := *buf
 	defer func() {
-		if cap(body) <= 2*maxChunkBytes { // not that of a single long line
-			*buf = body
+		if cap(text) <= 2*maxChunkBytes { // not that of a single long line
+			*buf = text
 		}
 		bodies.Put(buf)
 	}()
-	for i := range pieces {
-		p := &pieces[i]
-		if i == 0 || !sameBody(p.item, pieces[i-1].item) {
-			if err := ctx.Err(); err != nil {
-				return nil, err
+	for len(pieces) > 0 {
+		var same []piece
+		same, pieces = cutBody(pieces)
+		err := body(ctx, txn, endpoint, &same[0], func(b []byte) (err error) {
+			text, err = message.Decompress(text[:0], b)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range same {
+			if int(p.from)+int(p.size) > len(text) {
+				return nil, errBody
 			}
-			id := chunkID{endpoint: endpoint, hour: p.pos.Hour, first: p.first, sub: p.sub}
-			entry, err := txn.Get(id.bodyKey(p.kind))
-			if err != nil {
-				return nil, fmt.Errorf("body of a chunk: %w", err)
-			}
-			err = entry.Value(func(b []byte) (err error) {
-				body, err = message.Decompress(body[:0], b)
-				return err
-			})
-			if err != nil {
-				return nil, fmt.Errorf("body of a chunk: %w", err)
+			copy(out[p.at:], text[p.from:p.from+p.size])
+		}
+	}
+	return out, nil
+}
+
+// packed returns the page of pieces with the bodies as they are stored, nil when
+// they are too many or too large.
+func packed(ctx context.Context, txn *badger.Txn, endpoint string, pieces []piece, size int) ([]byte, error) {
+	count := 0
+	for rest := pieces; len(rest) > 0; count++ {
+		_, rest = cutBody(rest)
+	}
+	if count > maxPackedBodies {
+		return nil, nil
+	}
+	out := message.AppendPage(make([]byte, 0, size/8), size, count)
+	var runs []message.PageRun
+	for len(pieces) > 0 {
+		var same []piece
+		same, pieces = cutBody(pieces)
+		runs = runs[:0]
+		for _, p := range same {
+			run := message.PageRun{From: int(p.from), Size: int(p.size), At: p.at}
+			if n := len(runs) - 1; n >= 0 && runs[n].From+runs[n].Size == run.From && runs[n].At+runs[n].Size == run.At {
+				runs[n].Size += run.Size
+			} else {
+				runs = append(runs, run)
 			}
 		}
-		if int(p.from)+int(p.size) > len(body) {
-			return nil, errBody
+		err := body(ctx, txn, endpoint, &same[0], func(b []byte) error {
+			if len(out)+len(b) <= maxPackedBytes {
+				out = message.AppendPageBody(out, b, runs)
+			} else {
+				out = nil
+			}
+			return nil
+		})
+		if err != nil || out == nil {
+			return nil, err
 		}
-		copy(out[p.at:], body[p.from:p.from+p.size])
 	}
 	return out, nil
 }

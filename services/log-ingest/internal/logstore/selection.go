@@ -14,6 +14,8 @@ type item struct {
 	first      uint64
 	sub        uint16
 	from, size uint32
+	// count is the number of lines of the chunk.
+	count uint32
 }
 
 // selection keeps the first lines, by position, of those it is offered in

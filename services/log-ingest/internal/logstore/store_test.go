@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/event"
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 )
 
@@ -128,6 +129,20 @@ func readAll(t failer, db *store.DB, q Query) []string {
 		p, err := r.Page(background, q)
 		if err != nil {
 			t.Fatalf("page: %v", err)
+		}
+		asStored := q
+		asStored.Packed = true
+		same, err := r.Page(background, asStored)
+		if err != nil {
+			t.Fatalf("page as it is stored: %v", err)
+		}
+		if same.Packed != nil {
+			if same.Lines, err = message.OpenPage(nil, same.Packed); err != nil {
+				t.Fatalf("page as it is stored: %v", err)
+			}
+		}
+		if !bytes.Equal(same.Lines, p.Lines) || same.Count != p.Count || same.Last != p.Last || same.More != p.More || same.Size != len(p.Lines) || p.Size != same.Size {
+			t.Fatalf("page of %d lines and %d bytes is another one as it is stored: %d lines and %d bytes", p.Count, len(p.Lines), same.Count, same.Size)
 		}
 		got := bytes.SplitAfter(p.Lines, []byte("\n"))
 		got = got[:len(got)-1]

@@ -71,6 +71,7 @@ type workload struct {
 	desks     []*chaosDesk
 	files     *chaosFiles
 	clears    *chaosClears
+	removals  *chaosRemovals
 }
 
 // String says how much was done.
@@ -82,8 +83,8 @@ func (w *workload) String() string {
 	for _, d := range w.desks {
 		commands += len(d.queued)
 	}
-	return fmt.Sprintf("%d events, %d changes of rules, %d of endpoints, %d commands, %d files, %d reports cleared",
-		events, w.rules.changes, w.endpoints.changes, commands, len(w.files.content), w.clears.cleared)
+	return fmt.Sprintf("%d events, %d changes of rules, %d of endpoints, %d commands, %d files, %d reports cleared, %d removals",
+		events, w.rules.changes, w.endpoints.changes, commands, len(w.files.content), w.clears.cleared, w.removals.removed)
 }
 
 // chaosRule is the rule that makes alerts; it is never changed.
@@ -111,6 +112,8 @@ func (c *chaos) work() *workload {
 	c.client(60, w.files.step)
 	w.clears = &chaosClears{agent: newChaosAgent(p.enrol())}
 	c.client(70, w.clears.step)
+	w.removals = &chaosRemovals{agent: newChaosAgent(p.enrol())}
+	c.client(90, w.removals.step)
 	c.client(80, func(c *chaos, r *rand.Rand) { w.agents[r.IntN(len(w.agents))].look(c, r) })
 	return w
 }
@@ -478,7 +481,7 @@ func (o *chaosEndpoints) compare(data json.RawMessage) error {
 }
 
 // chaosOthers is how many endpoints the other clients have.
-const chaosOthers = 6
+const chaosOthers = 7
 
 // agentPost makes an agent's request that must be answered with 200.
 func (p *proc) agentPost(e endpoint, path string, body []byte) error {

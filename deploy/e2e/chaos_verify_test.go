@@ -15,7 +15,7 @@ import (
 
 // all returns the endpoints that the clients have at the end.
 func (w *workload) all() []endpoint {
-	all := []endpoint{w.files.e, w.clears.agent.e}
+	all := []endpoint{w.files.e, w.clears.agent.e, w.removals.agent.e}
 	for _, a := range w.agents {
 		all = append(all, a.e)
 	}
@@ -31,10 +31,10 @@ func (w *workload) all() []endpoint {
 // settled waits until everything acknowledged is there, once.
 func (c *chaos) settled(p *proc, w *workload) {
 	c.t.Helper()
-	for _, a := range append([]*chaosAgent{w.clears.agent}, w.agents...) {
+	for _, a := range append([]*chaosAgent{w.clears.agent, w.removals.agent}, w.agents...) {
 		wait(c.t, "events of "+a.e.UUID, func() error { return a.stored(p) })
 	}
-	for _, a := range w.agents {
+	for _, a := range append([]*chaosAgent{w.removals.agent}, w.agents...) {
 		wait(c.t, "report of "+a.e.UUID, func() error {
 			n, err := p.alertCount(a.e)
 			if err == nil && n != len(a.alert) {
@@ -133,7 +133,7 @@ func (c *chaos) siem(p *proc, w *workload) {
 	c.t.Helper()
 	sequence := map[string]uint64{}
 	delivered := map[uint64]bool{}
-	for _, m := range p.alerts() {
+	for _, m := range w.removals.current(p.alerts()) {
 		meta, err := m.Metadata()
 		if err != nil {
 			c.t.Fatal(err)
@@ -153,7 +153,7 @@ func (c *chaos) siem(p *proc, w *workload) {
 		sequence[id] = meta.Sequence.Stream
 	}
 	want := 0
-	for _, a := range append([]*chaosAgent{w.clears.agent}, w.agents...) {
+	for _, a := range append([]*chaosAgent{w.clears.agent, w.removals.agent}, w.agents...) {
 		want += len(a.alert)
 		for n := range a.alert {
 			if sequence[fmt.Sprintf("%s %d", a.e.UUID, n)] == 0 {

@@ -302,7 +302,7 @@ func (c *cluster) replicated(t *testing.T, copies int) {
 	t.Helper()
 	for user, names := range map[string][]string{
 		"api-gateway": {"EVENTS", "DEADLETTER", "AUDIT", "KV_access"}, "rule-engine": {"ALERTS", "KV_rules", "OBJ_containers"},
-		"endpoint-registry": {"KV_endpoints"}, "command-dispatch": {"KV_commands", "OBJ_files"}, "log-ingest": {"OBJ_artifacts"}, "report-scorer": {"KV_reports"},
+		"endpoint-registry": {"KV_endpoints", "KV_removed"}, "command-dispatch": {"KV_commands", "OBJ_files"}, "log-ingest": {"OBJ_artifacts"}, "report-scorer": {"KV_reports"},
 	} {
 		nc := c.connect(user)
 		js, err := jetstream.New(nc)

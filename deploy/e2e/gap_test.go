@@ -112,19 +112,14 @@ func (p *proc) lose(stream string) {
 	}
 }
 
-// skipEvents lets messages of EVENTS come and go while no view is there to
-// fold them.
-func (p *proc) skipEvents() {
+// record serves the streams of a manager that does not run, until end is called.
+func (p *proc) record() (js jetstream.JetStream, end func()) {
 	p.t.Helper()
 	srv, err := server.NewServer(&server.Options{StoreDir: filepath.Join(p.dir, "nats"), JetStream: true, DontListen: true, NoSigs: true, NoLog: true})
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	srv.Start()
-	defer func() {
-		srv.Shutdown()
-		srv.WaitForShutdown()
-	}()
 	if !srv.ReadyForConnections(10 * time.Second) {
 		p.t.Fatal("nats server is not ready")
 	}
@@ -132,11 +127,23 @@ func (p *proc) skipEvents() {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
+	js, err = jetstream.New(nc)
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	return js, func() {
+		nc.Close()
+		srv.Shutdown()
+		srv.WaitForShutdown()
+	}
+}
+
+// skipEvents lets messages of EVENTS come and go while no view is there to
+// fold them.
+func (p *proc) skipEvents() {
+	p.t.Helper()
+	js, end := p.record()
+	defer end()
 	var last uint64
 	for range 5 {
 		ack, err := js.Publish(p.t.Context(), "edr.events.0.00000000-0000-0000-0000-000000000000", []byte("x"))

@@ -230,3 +230,12 @@ func (m *model) clearReport(rt *rapid.T) {
 	}
 	e.reported = 0
 }
+
+// removeStored removes what an endpoint has stored; what is sent again
+// afterwards is new.
+func (m *model) removeStored(rt *rapid.T) {
+	e := m.pick(rt)
+	m.ask(rt, http.MethodDelete, "/endpoints/"+e.UUID+"/stored", "")
+	e.events, e.files, e.reported = nil, map[string][]byte{}, 0
+	m.compareAll(rt, e)
+}

@@ -31,7 +31,7 @@ func TestModel(t *testing.T) {
 		m := &model{t: t, dir: dir, rules: chaosRules{live: map[string]int{}, staged: map[string]int{}}}
 		defer m.end()
 		m.start(rt)
-		m.must(rt, http.MethodPost, "/rules", chaosRule)
+		m.ask(rt, http.MethodPost, "/rules", chaosRule, "already exists") // or it was killed before the answer
 		m.create(rt)
 		rt.Repeat(map[string]func(*rapid.T){
 			"create endpoint":  m.create,
@@ -50,6 +50,7 @@ func TestModel(t *testing.T) {
 			"upload":           m.upload,
 			"read report":      m.readReport,
 			"clear report":     m.clearReport,
+			"remove stored":    m.removeStored,
 			"query":            m.query,
 			"kill":             m.kill,
 			"stop":             m.stop,

@@ -101,6 +101,22 @@ const (
 	ClearAfterWrite Point = "report-scorer/clear-after-write"
 )
 
+// The removal of what an endpoint has stored.
+const (
+	// RemovalBeforeWrite: a removal is asked for and not recorded.
+	RemovalBeforeWrite Point = "endpoint-registry/removal-before-write"
+	// RemovalAfterWrite: a removal is recorded, nobody knows yet.
+	RemovalAfterWrite Point = "endpoint-registry/removal-after-write"
+	// RemovalBeforeClear: a removal is obeyed, a stream is not cleared. HitIn is given the stream's name.
+	RemovalBeforeClear Point = "removal/before-clear"
+	// RemovalAfterClear: a stream is cleared, which is not noted. HitIn is given the stream's name.
+	RemovalAfterClear Point = "removal/after-clear"
+	// RemovalMidForget: some of the lines of a removal are deleted. HitIn is given their kind.
+	RemovalMidForget Point = "log-ingest/removal-mid-forget"
+	// RemovalBeforeReply: all gateways act by a removal, its streams may not be cleared.
+	RemovalBeforeReply Point = "api-gateway/removal-before-reply"
+)
+
 // Requests of operators, start and stop.
 const (
 	// AdminBeforeAudit: a change is made and not on record.
@@ -119,7 +135,11 @@ const (
 
 // views are the parts of ViewBeforeCommit and ViewAfterCommit: the names of
 // the views that the services have.
-var views = []string{"access", "endpoints", "rules", "raised", "commands", "events", "alerts", "artifacts", "reports"}
+var views = []string{"access", "endpoints", "rules", "raised", "commands", "events", "alerts", "artifacts", "reports", "removals"}
+
+// cleared are the parts of RemovalBeforeClear and RemovalAfterClear: the streams
+// that are cleared of what was removed.
+var cleared = []string{"EVENTS", "DEADLETTER", "ALERTS", "OBJ_artifacts"}
 
 // stores are the parts of ObjectMidWrite: the object stores that are written
 // by way of pkg/objects under the load of the crash tests.
@@ -136,12 +156,19 @@ func List() []string {
 		QueueBeforeWrite, QueueAfterWrite, NextBeforeMark, NextAfterMark, ResultAfterWrite, CancelAfterWrite,
 		EndpointBeforeWrite, EndpointAfterWrite, EndpointAfterDelete, EndpointBeforeForget,
 		ArtifactBeforeName, ArtifactAfterName, ArtifactMidClean, ClearBeforeWrite, ClearAfterWrite,
+		RemovalBeforeWrite, RemovalAfterWrite, RemovalBeforeReply,
 		AdminBeforeAudit, AdminBeforeReply, StartAfterNATS, StartBeforeServices, StopAfterGateway, StopBeforeNATS,
 	} {
 		list = append(list, string(p))
 	}
 	for _, name := range stores {
 		list = append(list, part(ObjectMidWrite, name))
+	}
+	for _, name := range cleared {
+		list = append(list, part(RemovalBeforeClear, name), part(RemovalAfterClear, name))
+	}
+	for _, kind := range []string{"event", "alert"} {
+		list = append(list, part(RemovalMidForget, kind))
 	}
 	for _, v := range views {
 		list = append(list, part(ViewBeforeCommit, v), part(ViewAfterCommit, v))

@@ -119,3 +119,16 @@ func (l badgerLog) Errorf(f string, a ...any)   { l.write(slog.LevelError, f, a.
 func (l badgerLog) Warningf(f string, a ...any) { l.write(slog.LevelWarn, f, a...) }
 func (l badgerLog) Infof(f string, a ...any)    { l.write(slog.LevelDebug, f, a...) }
 func (l badgerLog) Debugf(string, ...any)       {}
+
+// Delete deletes keys, in as many transactions as it takes. It returns when all
+// of them are committed.
+func Delete(db *DB, keys [][]byte) error {
+	batch := db.NewWriteBatch()
+	defer batch.Cancel()
+	for _, key := range keys {
+		if err := batch.Delete(key); err != nil {
+			return err
+		}
+	}
+	return batch.Flush()
+}

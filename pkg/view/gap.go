@@ -10,7 +10,7 @@ import (
 )
 
 // identify holds the stream against what the position says of it.
-func (v *View) identify(info *jetstream.StreamInfo) error {
+func (v *View) identify(ctx context.Context, info *jetstream.StreamInfo) error {
 	if v.pos.Stream == "" {
 		v.pos = position{Stream: v.cfg.Stream, Created: info.Created}
 		return nil
@@ -22,6 +22,9 @@ func (v *View) identify(info *jetstream.StreamInfo) error {
 	case st.LastSeq < v.pos.Seq:
 		return fmt.Errorf("%w: stream %s ends at sequence %d, the view had reached %d", ErrGap, v.cfg.Stream, st.LastSeq, v.pos.Seq)
 	case !v.cfg.Compacted && st.FirstSeq > v.pos.Seq+1:
+		if removed, err := v.removed(ctx, info, st.FirstSeq-1, v.pos.Time); removed || err != nil {
+			return err
+		}
 		return fmt.Errorf("%w: stream %s begins at sequence %d, the view had reached only %d", ErrGap, v.cfg.Stream, st.FirstSeq, v.pos.Seq)
 	}
 	return nil
@@ -36,25 +39,43 @@ func (v *View) check(ctx context.Context, s jetstream.Stream, idle bool) (again 
 		return false, nil // a stream that is gone is noticed by its consumer
 	}
 	if !v.pos.Created.Equal(info.Created) {
-		return false, v.identify(info)
+		return false, v.identify(ctx, info)
 	}
 	return idle && v.skips() && info.State.LastSeq > v.pos.Seq, nil
+}
+
+// removed tells whether messages behind one of the time after, up to and
+// including sequence last, were removed from the stream on purpose: a removal
+// reaches so far, and none of them can have expired, as they are not older than
+// that message.
+func (v *View) removed(ctx context.Context, info *jetstream.StreamInfo, last uint64, after time.Time) (bool, error) {
+	if v.cfg.Removed == nil {
+		return false, nil
+	}
+	if age := info.Config.MaxAge; age > 0 && !info.TimeStamp.Before(after.Add(age)) {
+		return false, nil
+	}
+	reach, err := v.cfg.Removed(ctx)
+	if err != nil {
+		return false, fmt.Errorf("what was removed from stream %s: %w", v.cfg.Stream, err)
+	}
+	return last <= reach, nil
 }
 
 // skips tells whether messages of the stream are not for this view, so that
 // its position says nothing of them.
 func (v *View) skips() bool { return len(v.cfg.Filters) > 0 && !v.cfg.Compacted }
 
-// advance brings the position forward to seq, where nothing up to there is
-// left to be folded. Otherwise the position of a view that gets few of a
+// advance brings the position forward to seq, that of a message of the time
+// at, where nothing up to there is left to be folded. Otherwise the position of a view that gets few of a
 // stream's messages would fall behind the stream's first one, as the others
 // expire, and look like a gap.
-func (v *View) advance(seq uint64) error {
+func (v *View) advance(seq uint64, at time.Time) error {
 	if !v.skips() || seq <= v.pos.Seq {
 		return nil
 	}
 	next := v.pos
-	next.Seq = seq
+	next.Seq, next.Time = seq, at
 	err := v.cfg.DB.Update(func(txn *badger.Txn) error { return v.write(txn, next) })
 	if err != nil {
 		return fmt.Errorf("write position: %w", err)
@@ -68,28 +89,35 @@ func (v *View) advance(seq uint64) error {
 // end of a group, where the view wants them all. Messages that left the stream
 // at its head before the view had them are a gap. Ones that somebody deleted
 // from within are no reason to stand still, for a view that is built anew
-// would miss them as well; they are counted and logged.
+// would miss them as well; they are counted and logged. What a removal has
+// taken is neither.
 func (v *View) contiguous(ctx context.Context, s jetstream.Stream, group []Msg) error {
 	if v.cfg.Compacted || len(v.cfg.Filters) > 0 {
 		return nil
 	}
-	last := v.pos.Seq
+	last, at := v.pos.Seq, v.pos.Time
 	for i := range group {
-		seq := group[i].Seq
-		if last > 0 && seq > last+1 {
-			if err := v.missing(ctx, s, last, seq); err != nil {
+		m := &group[i]
+		if last > 0 && m.Seq > last+1 {
+			if err := v.missing(ctx, s, last, m.Seq, at); err != nil {
 				return err
 			}
 		}
-		last = max(last, seq)
+		if m.Seq > last {
+			last, at = m.Seq, m.Time
+		}
 	}
 	return nil
 }
 
-// missing reports that nothing came between two sequences.
-func (v *View) missing(ctx context.Context, s jetstream.Stream, last, next uint64) error {
+// missing reports that nothing came between two sequences, the first that of a
+// message of the time at.
+func (v *View) missing(ctx context.Context, s jetstream.Stream, last, next uint64, at time.Time) error {
 	info, err := s.Info(ctx)
 	if err != nil {
+		return err
+	}
+	if removed, err := v.removed(ctx, info, next-1, at); removed || err != nil {
 		return err
 	}
 	if info.State.FirstSeq > last+1 {

@@ -126,6 +126,12 @@ func TestGapIsNoticed(t *testing.T) {
 // a time before.
 func (c *counter) move(by uint64) {
 	c.t.Helper()
+	c.edit(func(pos map[string]any) { pos["seq"] = uint64(pos["seq"].(float64)) + by })
+}
+
+// edit changes what the store says of the position.
+func (c *counter) edit(change func(pos map[string]any)) {
+	c.t.Helper()
 	db, err := store.Open(store.Options{Dir: c.dir})
 	if err != nil {
 		c.t.Fatal(err)
@@ -145,7 +151,7 @@ func (c *counter) move(by uint64) {
 		if err := json.Unmarshal(text, &pos); err != nil {
 			return err
 		}
-		pos["seq"] = uint64(pos["seq"].(float64)) + by
+		change(pos)
 		if text, err = json.Marshal(pos); err != nil {
 			return err
 		}
@@ -314,4 +320,104 @@ func TestServerReplaced(t *testing.T) {
 	})
 	publish(t, c.bus, "s.b", 20)
 	c.gap(10)
+}
+
+// What a removal has taken while the view was away is no gap, unless it may have
+// expired as well or stands behind what the removal reaches.
+func TestRemovedIsNoGap(t *testing.T) {
+	for name, c := range map[string]struct {
+		reach uint64
+		since time.Duration
+		gap   bool
+	}{
+		"removed":                      {19, 0, false},
+		"behind the removal":           {18, 0, true},
+		"as old as what has expired":   {19, 2 * time.Hour, true},
+		"no removal":                   {0, 0, true},
+		"younger than what can expire": {19, 30 * time.Minute, false},
+	} {
+		for _, filters := range [][]string{nil, {"s.a"}} {
+			t.Run(fmt.Sprint(name, filters), func(t *testing.T) {
+				c0 := setup(t)
+				c0.filters, c0.removed = filters, func(context.Context) (uint64, error) { return c.reach, nil }
+				kept := streamConfig
+				kept.MaxAge = time.Hour
+				if _, err := c0.bus.JS.UpdateStream(t.Context(), kept); err != nil {
+					t.Fatal(err)
+				}
+				c0.open()
+				if err := c0.Wait(t.Context(), publish(t, c0.bus, "s.a", 10)); err != nil {
+					t.Fatal(err)
+				}
+				c0.stop()
+				if c.since > 0 {
+					c0.edit(func(pos map[string]any) { pos["time"] = time.Now().Add(-c.since) })
+				}
+				last := publish(t, c0.bus, "s.a", 10)
+				purge(t, c0.bus, last) // all but the last
+				c0.open()
+				defer c0.stop()
+				if c.gap {
+					c0.gap(10)
+					return
+				}
+				if err := c0.Wait(t.Context(), last); err != nil {
+					t.Fatal(err)
+				}
+				if n := c0.count("s.a"); n != 11 || c0.Err() != nil || c0.metric("view_missing_messages_total") != 0 {
+					t.Errorf("%d messages, %v, %v missing", n, c0.Err(), c0.metric("view_missing_messages_total"))
+				}
+			})
+		}
+	}
+}
+
+// What a removal has taken from within the stream is no loss to be counted.
+func TestRemovedFromWithin(t *testing.T) {
+	c := setup(t)
+	c.removed = func(context.Context) (uint64, error) { return 7, nil }
+	publish(t, c.bus, "s.a", 10)
+	s, err := c.bus.JS.Stream(t.Context(), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, seq := range []uint64{3, 6, 7, 9} {
+		if err := s.DeleteMsg(t.Context(), seq); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.open()
+	defer c.stop()
+	if err := c.Wait(t.Context(), 10); err != nil {
+		t.Fatal(err)
+	}
+	if n := c.count("s.a"); n != 6 || c.metric("view_missing_messages_total") != 1 {
+		t.Errorf("%d messages, %v missing", n, c.metric("view_missing_messages_total"))
+	}
+}
+
+// Exclusive waits for what is being folded and holds up what comes.
+func TestExclusive(t *testing.T) {
+	c := setup(t)
+	c.open()
+	defer c.stop()
+	if err := c.Wait(t.Context(), publish(t, c.bus, "s.a", 3)); err != nil {
+		t.Fatal(err)
+	}
+	var last uint64
+	err := c.Exclusive(func() error {
+		last = publish(t, c.bus, "s.a", 3)
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		if err := c.Wait(ctx, 4); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("folded meanwhile: %v", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(t.Context(), last); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -39,7 +39,7 @@ func NewMetrics(reg prometheus.Registerer, service string) *Metrics {
 	}
 }
 
-// add begins to tell of a view. Each view of a service has another name.
+// add begins to tell of a view, in the place of one that had its name before.
 func (m *Metrics) add(v *View) {
 	name := v.cfg.Name
 	m.position.WithLabelValues(name).Set(float64(v.seq))

@@ -54,6 +54,14 @@ func (v *View) Sync(ctx context.Context) error {
 	}
 }
 
+// Exclusive calls f while nothing is being folded: what was folded before is
+// committed, and what comes waits. f must not wait for the view.
+func (v *View) Exclusive(f func() error) error {
+	v.committing.Lock()
+	defer v.committing.Unlock()
+	return f()
+}
+
 // last returns the sequence of the last message that is for this view, 0
 // where there is none.
 func (v *View) last(ctx context.Context) (end uint64, err error) {

@@ -83,6 +83,10 @@ type Config struct {
 	// traces; nil makes none.
 	Trace *tracing.Tracer
 	Fold  Fold
+	// Removed returns the sequence up to which messages may have been removed
+	// from the stream on purpose. Up to there, those that are missing and too
+	// young to have expired are no gap. May be nil.
+	Removed func(ctx context.Context) (uint64, error)
 	// CheckEvery is how often a running view makes sure that its stream is
 	// still the same; 0 means 10 seconds.
 	CheckEvery time.Duration
@@ -103,6 +107,9 @@ type position struct {
 	// wants: that of the last message folded, or a later one behind which
 	// nothing of interest was.
 	Seq uint64 `json:"seq"`
+	// Time is when the message of that sequence was stored. What follows it is
+	// not older.
+	Time time.Time `json:"time,omitzero"`
 }
 
 // View folds one stream. Make it with New and run it with Run.
@@ -114,6 +121,8 @@ type View struct {
 	ready atomic.Bool
 	// folding is when the last transaction was begun.
 	folding time.Time
+	// committing is held while a transaction is made and committed.
+	committing sync.Mutex
 
 	mu      sync.Mutex
 	seq     uint64
@@ -259,7 +268,7 @@ func (v *View) follow(ctx context.Context) error {
 		return err
 	}
 	before := s.CachedInfo()
-	if err := v.identify(before); err != nil {
+	if err := v.identify(ctx, before); err != nil {
 		return err
 	}
 	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: v.cfg.Filters, DeliverPolicy: jetstream.DeliverAllPolicy}
@@ -275,7 +284,7 @@ func (v *View) follow(ctx context.Context) error {
 		return fmt.Errorf("consumer: %w", err)
 	}
 	if info.NumPending == 0 {
-		if err := v.advance(before.State.LastSeq); err != nil {
+		if err := v.advance(before.State.LastSeq, before.State.LastTime); err != nil {
 			return fmt.Errorf("%w: %w", errFold, err)
 		}
 	}
@@ -444,8 +453,10 @@ func (v *View) fold(group []Msg) error {
 }
 
 func (v *View) commit(group []Msg) error {
+	v.committing.Lock()
+	defer v.committing.Unlock()
 	next := v.pos
-	next.Seq = group[len(group)-1].Seq
+	next.Seq, next.Time = group[len(group)-1].Seq, group[len(group)-1].Time
 	txn := v.cfg.DB.NewTransaction(true)
 	defer txn.Discard()
 	committed, err := v.cfg.Fold(txn, group)

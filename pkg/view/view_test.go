@@ -32,6 +32,8 @@ type counter struct {
 	tooBig int
 	// filters select what is counted; all when there are none.
 	filters []string
+	// removed is the view's Removed.
+	removed func(context.Context) (uint64, error)
 	// hold is called before each fold.
 	hold    func()
 	metrics *prometheus.Registry
@@ -47,7 +49,7 @@ func (c *counter) open() {
 	}
 	c.db = db
 	c.metrics = prometheus.NewRegistry()
-	c.View, err = view.New(view.Config{Name: "count", Stream: "S", Filters: c.filters, DB: db, JS: c.bus.JS, Log: lifecycle.Discard(), Fold: c.fold,
+	c.View, err = view.New(view.Config{Name: "count", Stream: "S", Filters: c.filters, DB: db, JS: c.bus.JS, Log: lifecycle.Discard(), Fold: c.fold, Removed: c.removed,
 		Metrics: view.NewMetrics(c.metrics, "test"), CheckEvery: 50 * time.Millisecond})
 	if err != nil {
 		c.t.Fatal(err)

@@ -118,6 +118,14 @@ func (b *builder) reads(name string) *builder {
 	)
 }
 
+// ends lets the user ask where streams end.
+func (b *builder) ends(names ...string) *builder {
+	for _, name := range names {
+		b.pub("$JS.API.STREAM.INFO." + name)
+	}
+	return b
+}
+
 func (b *builder) kv(bucket string) *builder {
 	return b.owns("KV_"+bucket, "$KV."+bucket+".>")
 }
@@ -146,7 +154,7 @@ func ForService(name string) (Permissions, error) {
 	switch name {
 	case Gateway:
 		b.owns(stream.Events, "edr.events.*.*").owns(stream.DeadLetters, "edr.deadletter.>").owns(stream.Audit, "edr.audit.>").
-			kv(stream.Access).reads("KV_"+stream.Endpoints).reads("KV_"+stream.Rules).reads("KV_"+stream.Commands).
+			kv(stream.Access).reads("KV_"+stream.Endpoints).reads("KV_"+stream.Removed).reads("KV_"+stream.Rules).reads("KV_"+stream.Commands).
 			reads("OBJ_"+stream.Files).reads("OBJ_"+stream.Artifacts).reads("OBJ_"+stream.Containers).
 			pub("edr.registry.>", "edr.rules.>", "edr.containers.>", "edr.commands.>", "edr.logs.>", "edr.artifacts.>", "edr.reports.>").
 			pub("$O."+stream.Files+".>", "$O."+stream.Artifacts+".>", "$O."+stream.Containers+".>").
@@ -154,17 +162,17 @@ func ForService(name string) (Permissions, error) {
 			pub("$JS.API.STREAM.PURGE.OBJ_"+stream.Files, "$JS.API.STREAM.PURGE.OBJ_"+stream.Artifacts, "$JS.API.STREAM.PURGE.OBJ_"+stream.Containers).
 			hears(message.GatewayAlive).pub(message.GatewayAlive)
 	case Registry:
-		b.kv(stream.Endpoints).answers("edr.registry.>")
+		b.kv(stream.Endpoints).kv(stream.Removed).ends(stream.Events, stream.Alerts, stream.DeadLetters, "OBJ_"+stream.Artifacts).answers("edr.registry.>")
 	case Rules:
-		b.kv(stream.Rules).objects(stream.Containers).owns(stream.Alerts, "edr.alerts.*.*").reads(stream.Events).
+		b.kv(stream.Rules).objects(stream.Containers).reads("KV_"+stream.Removed).owns(stream.Alerts, "edr.alerts.*.*").reads(stream.Events).
 			pub("edr.deadletter.>", "$JS.API.CONSUMER.DURABLE.CREATE."+stream.Events+".*").answers("edr.rules.>", "edr.containers.>")
 	case Commands:
 		b.kv(stream.Commands).objects(stream.Files).answers("edr.commands.>")
 	case Ingest:
-		b.objects(stream.Artifacts).reads(stream.Events).reads(stream.Alerts).answers("edr.logs.>", "edr.artifacts.>").
+		b.objects(stream.Artifacts).reads("KV_"+stream.Removed).reads(stream.Events).reads(stream.Alerts).answers("edr.logs.>", "edr.artifacts.>").
 			hears(message.LogsHeld).pub(message.LogsHeld)
 	case Scorer:
-		b.kv(stream.Reports).reads(stream.Alerts).answers("edr.reports.>")
+		b.kv(stream.Reports).reads("KV_" + stream.Removed).reads(stream.Alerts).answers("edr.reports.>")
 	default:
 		return Permissions{}, fmt.Errorf("no service %q", name)
 	}

@@ -174,6 +174,7 @@ func TestPublish(t *testing.T) {
 		{stream.DeadLetters, gateway, nil},
 		{"KV_" + stream.Access, gateway, nil},
 		{"KV_" + stream.Endpoints, registry, []string{gateway}},
+		{"KV_" + stream.Removed, registry, []string{gateway, rules, ingest, scorer}},
 		{"KV_" + stream.Rules, rules, []string{gateway}},
 		{"KV_" + stream.Commands, commands, []string{gateway}},
 		{"KV_" + stream.Reports, scorer, nil},
@@ -207,6 +208,11 @@ func TestPublish(t *testing.T) {
 			allowed[strings.ReplaceAll(read, "%", s.name)] = readers
 		}
 	}
+	// A removal says where the streams end.
+	for _, name := range []string{stream.Events, stream.Alerts, stream.DeadLetters, "OBJ_" + stream.Artifacts} {
+		s := "$JS.API.STREAM.INFO." + name
+		allowed[s] = append(allowed[s], registry)
+	}
 	// A SIEM has its own consumer and nothing else.
 	for _, verb := range []string{"$JS.API.CONSUMER.INFO.%", "$JS.API.CONSUMER.MSG.NEXT.%", "$JS.ACK.%.1.2.3.4.5", "$JS.ACK.domain.hash.%.1.2.3.4.5"} {
 		allowed[strings.ReplaceAll(verb, "%", stream.Alerts+"."+siem)] = []string{rules, ingest, scorer, siem}
@@ -229,12 +235,13 @@ type question struct{ subject, owner string }
 func questions() (list []question) {
 	for owner, subjects := range map[string][]string{
 		access.Registry: {message.RegistryCreate, message.RegistryDelete, message.RegistryGet, message.RegistryList,
-			message.RegistryBind, message.RegistryRelease, message.RegistrySeen, message.RegistryImport},
+			message.RegistryBind, message.RegistryRelease, message.RegistrySeen, message.RegistryImport, message.RegistryRemove},
 		access.Rules: {message.RulesCount, message.RulesList, message.RulesAdd, message.RulesDelete, message.RulesReload,
-			message.RulesSave, message.RulesAgent, message.ContainersPut, message.ContainersDelete},
+			message.RulesSave, message.RulesAgent, message.ContainersPut, message.ContainersDelete, message.AlertsCleared},
 		access.Commands: {message.CommandsQueue, message.CommandsGet, message.CommandsList, message.CommandsNext,
 			message.CommandsResult, message.CommandsCancel, message.CommandsForget},
-		access.Ingest: {subject.Logs(0, message.LogsQuery), subject.Logs(subject.Partitions-1, message.LogsQuery)},
+		access.Ingest: {subject.Logs(0, message.LogsQuery), subject.Logs(subject.Partitions-1, message.LogsQuery), subject.Logs(0, message.LogsCount),
+			message.ArtifactsCleared},
 		access.Scorer: {message.ReportsGet, message.ReportsList, message.ReportsClear},
 	} {
 		for _, s := range subjects {

@@ -64,11 +64,18 @@ type Alert struct {
 	// does not give them back.
 	ATTACK      []event.Attack
 	TraceParent string
+	// Generation is that of the batch the event came in.
+	Generation uint64
 }
 
 // MsgID returns the id of the alert of an endpoint's event, the same however
-// often and in whatever batch the event comes.
-func MsgID(endpoint string, hash event.Hash) string { return endpoint + ":" + hash.String() }
+// often and in whatever batch of a generation the event comes.
+func MsgID(endpoint string, generation uint64, hash event.Hash) string {
+	if generation > 0 {
+		return endpoint + ":" + strconv.FormatUint(generation, 10) + ":" + hash.String()
+	}
+	return endpoint + ":" + hash.String()
+}
 
 // Msg makes the alert's message: the line as a SIEM gets it, and headers. The
 // payload has /Event/EdrData and, where /Event/GeneInfo does not say what the
@@ -94,7 +101,7 @@ func (a *Alert) Msg() (*nats.Msg, error) {
 	m := nats.NewMsg(subject.Alerts(subject.SeverityOf(a.Criticality), a.Endpoint))
 	m.Data = data
 	h := m.Header
-	h.Set(nats.MsgIdHdr, MsgID(a.Endpoint, a.Hash))
+	h.Set(nats.MsgIdHdr, MsgID(a.Endpoint, a.Generation, a.Hash))
 	h.Set(HeaderEndpoint, a.Endpoint)
 	h.Set(HeaderCriticality, strconv.Itoa(a.Criticality))
 	h.Set(HeaderSignatures, joinNames(names))
@@ -114,6 +121,7 @@ func (a *Alert) Msg() (*nats.Msg, error) {
 	setUnlessEmpty(h, HeaderHostname, a.Hostname)
 	setUnlessEmpty(h, HeaderIP, a.IP)
 	setUnlessEmpty(h, HeaderTraceParent, a.TraceParent)
+	setGeneration(h, a.Generation)
 	return m, nil
 }
 
@@ -208,6 +216,7 @@ func ParseAlert(h nats.Header, data []byte) (Alert, error) {
 		Endpoint: h.Get(HeaderEndpoint), Hostname: h.Get(HeaderHostname), IP: h.Get(HeaderIP),
 		Signatures: splitNames(h.Get(HeaderSignatures)), Origin: Origin(h.Get(HeaderOrigin)),
 		Timed: h.Get(HeaderTimed) == "true", TraceParent: h.Get(HeaderTraceParent),
+		Generation: GenerationOf(h),
 	}
 	var err error
 	fail := func(what string, err error) (Alert, error) {

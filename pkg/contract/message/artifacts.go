@@ -89,6 +89,7 @@ type Artifact struct {
 type ArtifactsListRequest struct {
 	Endpoint string `json:"endpoint"`
 	After    string `json:"after,omitempty"`
+	Removed  uint64 `json:"removed,omitempty"`
 }
 
 // ArtifactsListReply is a page of artifacts. Next is empty on the last page.

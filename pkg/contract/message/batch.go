@@ -36,6 +36,7 @@ const (
 	HeaderSent        = "Nightjar-Sent"
 	HeaderReason      = "Nightjar-Reason"
 	HeaderSize        = "Nightjar-Size"
+	HeaderGeneration  = "Nightjar-Generation"
 	HeaderTraceParent = "traceparent"
 )
 
@@ -61,6 +62,8 @@ type Batch struct {
 	Received time.Time
 	// TraceParent is the W3C trace context of the request, may be empty.
 	TraceParent string
+	// Generation is that of the endpoint's last removal, 0 without one.
+	Generation uint64
 	// Lines are the events, without line endings.
 	Lines [][]byte
 }
@@ -124,9 +127,9 @@ func Stored(data []byte) bool {
 }
 
 // BatchMsg makes the message of count lines that stand in joined, each ended
-// by a newline; b.Lines is not used. The message id depends on endpoint and
-// content alone, so the same batch published again within the stream's window
-// is recognised.
+// by a newline; b.Lines is not used. The message id depends on endpoint,
+// generation and content alone, so the same batch published again within the
+// stream's window is recognised.
 func (b *Batch) BatchMsg(joined []byte, count int) *nats.Msg {
 	var data []byte
 	if len(joined) >= 256 && len(joined) <= maxStored {
@@ -136,6 +139,9 @@ func (b *Batch) BatchMsg(joined []byte, count int) *nats.Msg {
 	}
 	id := sha256.New()
 	id.Write([]byte(b.Endpoint))
+	if b.Generation > 0 {
+		id.Write(binary.BigEndian.AppendUint64(nil, b.Generation))
+	}
 	id.Write(data)
 	m := nats.NewMsg(subject.Events(b.Endpoint))
 	m.Data = data
@@ -146,6 +152,7 @@ func (b *Batch) BatchMsg(joined []byte, count int) *nats.Msg {
 	setUnlessEmpty(m.Header, HeaderHostname, b.Hostname)
 	setUnlessEmpty(m.Header, HeaderIP, b.IP)
 	setUnlessEmpty(m.Header, HeaderTraceParent, b.TraceParent)
+	setGeneration(m.Header, b.Generation)
 	return m
 }
 
@@ -155,7 +162,7 @@ func (b *Batch) BatchMsg(joined []byte, count int) *nats.Msg {
 func ParseBatch(subj string, h nats.Header, data, buf []byte) (Batch, []byte, error) {
 	b := Batch{
 		Endpoint: subject.Endpoint(subj), Hostname: h.Get(HeaderHostname), IP: h.Get(HeaderIP),
-		TraceParent: h.Get(HeaderTraceParent),
+		TraceParent: h.Get(HeaderTraceParent), Generation: GenerationOf(h),
 	}
 	if f := h.Get(HeaderFormat); f != formatBatch {
 		return b, buf, fmt.Errorf("batch of unknown format %q", f)

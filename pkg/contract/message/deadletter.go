@@ -36,20 +36,27 @@ type DeadLetter struct {
 	Size int64
 	// SHA256 is the hash of the whole line.
 	SHA256 [sha256.Size]byte
+	// Generation is that of the endpoint's last removal, 0 without one.
+	Generation uint64
 }
 
 // Msg makes the message on edr.deadletter.<reason>.<endpoint>. The same line
-// of the same endpoint has the same message id.
+// of the same endpoint and generation has the same message id.
 func (d *DeadLetter) Msg() *nats.Msg {
 	m := nats.NewMsg(subject.DeadLetter(d.Reason, d.Endpoint))
 	m.Data = d.Line
 	sum := hex.EncodeToString(d.SHA256[:])
-	m.Header.Set(nats.MsgIdHdr, d.Endpoint+":"+d.Reason+":"+sum)
+	id := d.Endpoint + ":" + d.Reason + ":" + sum
+	if d.Generation > 0 {
+		id += ":" + strconv.FormatUint(d.Generation, 10)
+	}
+	m.Header.Set(nats.MsgIdHdr, id)
 	m.Header.Set(HeaderEndpoint, d.Endpoint)
 	m.Header.Set(HeaderReason, d.Reason)
 	m.Header.Set(HeaderHash, sum)
 	m.Header.Set(HeaderSize, strconv.FormatInt(d.Size, 10))
 	m.Header.Set(HeaderReceived, d.Received.UTC().Format(time.RFC3339Nano))
 	setUnlessEmpty(m.Header, "Nightjar-Detail", d.Detail)
+	setGeneration(m.Header, d.Generation)
 	return m
 }

@@ -11,6 +11,8 @@ type Alive struct {
 	// Endpoints is the revision of the bucket endpoints by which the
 	// gateway acts.
 	Endpoints uint64 `json:"endpoints"`
+	// Removed is the revision of the bucket removed by which it acts.
+	Removed uint64 `json:"removed"`
 	// Leaving says that the gateway answers no agent any more.
 	Leaving bool `json:"leaving,omitempty"`
 }

@@ -2,6 +2,7 @@ package message_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -118,6 +119,53 @@ func TestAlert(t *testing.T) {
 func TestDeadLetter(t *testing.T) {
 	d := message.DeadLetter{Endpoint: endpoint, Reason: message.ReasonNotJSON, Detail: "line 3\nof the body", Received: received, Line: []byte("no event"), Size: 8}
 	golden(t, "deadletter", d.Msg(), false)
+}
+
+// What is sent after a removal is another message than the same before it, and
+// carries the generation to whoever reads it.
+func TestGenerations(t *testing.T) {
+	const generation = 1714979289123
+	line := []byte(`{"Event":{"GeneInfo":{"Signature":["A"],"Criticality":8}}}`)
+	msgs := func(generation uint64) map[string]*nats.Msg {
+		b := message.Batch{Endpoint: endpoint, Received: received, Generation: generation}
+		a := message.Alert{Endpoint: endpoint, Received: received, Time: received, Hash: event.HashOf(line), Line: line,
+			Signatures: []string{"A"}, Criticality: 8, Origin: message.OriginAgent, Generation: generation}
+		alert, err := a.Msg()
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := message.DeadLetter{Endpoint: endpoint, Reason: message.ReasonNotJSON, Received: received, Line: []byte("no event"), Size: 8, Generation: generation}
+		return map[string]*nats.Msg{"batch": b.BatchMsg(append(line, '\n'), 1), "alert": alert, "deadletter": d.Msg()}
+	}
+	before := msgs(0)
+	for name, m := range msgs(generation) {
+		golden(t, name+"-generation", m, name == "batch")
+		if got := message.GenerationOf(m.Header); got != generation {
+			t.Errorf("%s: generation %d", name, got)
+		}
+		if old := before[name]; m.Header.Get(nats.MsgIdHdr) == old.Header.Get(nats.MsgIdHdr) || message.GenerationOf(old.Header) != 0 {
+			t.Errorf("%s: the same message id before and after a removal", name)
+		}
+	}
+	m := msgs(generation)
+	if b, _, err := message.ParseBatch(m["batch"].Subject, m["batch"].Header, m["batch"].Data, nil); err != nil || b.Generation != generation {
+		t.Errorf("batch read back with generation %d, %v", b.Generation, err)
+	}
+	if a, err := message.ParseAlert(m["alert"].Header, m["alert"].Data); err != nil || a.Generation != generation {
+		t.Errorf("alert read back with generation %d, %v", a.Generation, err)
+	}
+}
+
+func TestRemovalRecord(t *testing.T) {
+	r := message.RemovalRecord{Generation: 1714979289123, Time: received, Operator: "admin", Ends: map[string]uint64{"EVENTS": 12, "ALERTS": 3}}
+	for _, name := range []string{"removal", "removal-settled"} {
+		data, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden(t, name, &nats.Msg{Subject: "$KV.removed." + endpoint, Data: data}, false)
+		r.Settled = map[string]uint64{"EVENTS": 15, "ALERTS": 3}
+	}
 }
 
 func TestDecompressIsBounded(t *testing.T) {

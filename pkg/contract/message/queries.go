@@ -96,6 +96,9 @@ type LogsRequest struct {
 	Limit int `json:"limit,omitempty"`
 	// Paged tells that the answer may be a page as AppendPage makes it.
 	Paged bool `json:"paged,omitempty"`
+	// Removed is the revision of the bucket removed that the answer must
+	// obey; so in the requests below.
+	Removed uint64 `json:"removed,omitempty"`
 }
 
 // Headers of the answer to LogsQuery. Its data are the lines, each ended by a
@@ -115,7 +118,8 @@ const (
 
 // ReportRequest names an endpoint.
 type ReportRequest struct {
-	UUID string `json:"uuid"`
+	UUID    string `json:"uuid"`
+	Removed uint64 `json:"removed,omitempty"`
 }
 
 // ReportReply carries a report, null when there is none.
@@ -126,7 +130,8 @@ type ReportReply struct {
 
 // ReportsListRequest asks for the reports of these endpoints.
 type ReportsListRequest struct {
-	UUIDs []string `json:"uuids"`
+	UUIDs   []string `json:"uuids"`
+	Removed uint64   `json:"removed,omitempty"`
 }
 
 // ReportsListReply carries the reports that exist, by endpoint.

@@ -27,6 +27,7 @@ const (
 	Rules     = "rules"
 	Commands  = "commands"
 	Reports   = "reports"
+	Removed   = "removed"
 )
 
 // Names of the object stores.
@@ -184,7 +185,7 @@ func ObjectStream(store string) (name, filter string) {
 // behind buckets and object stores.
 func Record() []string {
 	names := []string{Events, Alerts, Audit, DeadLetters}
-	for _, bucket := range []string{Access, Endpoints, Rules, Commands, Reports} {
+	for _, bucket := range []string{Access, Endpoints, Rules, Commands, Reports, Removed} {
 		name, _ := KVStream(bucket)
 		names = append(names, name)
 	}

@@ -77,6 +77,12 @@ func DeadLetter(reason, endpoint string) string {
 	return "edr.deadletter." + reason + "." + endpoint
 }
 
+// AllAlertsOf returns the wildcard over an endpoint's alerts.
+func AllAlertsOf(endpoint string) string { return "edr.alerts.*." + endpoint }
+
+// AllDeadLettersOf returns the wildcard over an endpoint's dead letters.
+func AllDeadLettersOf(endpoint string) string { return "edr.deadletter.*." + endpoint }
+
 // Logs returns the subject on which the owner of a partition answers verb.
 func Logs(partition int, verb string) string {
 	return "edr.logs." + strconv.Itoa(partition) + "." + verb

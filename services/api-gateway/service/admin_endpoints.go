@@ -22,6 +22,7 @@ func (s *Service) endpointRoutes() []route {
 		{http.MethodGet, "/endpoints/:uuid", s.read(s.getEndpoint)},
 		{http.MethodDelete, "/endpoints/:uuid", s.change("endpoint.delete", s.deleteEndpoint)},
 		{http.MethodDelete, "/endpoints/:uuid/hostname", s.change("endpoint.release", s.releaseHostname)},
+		{http.MethodDelete, "/endpoints/:uuid/stored", s.change("stored.delete", s.removeStored)},
 	}
 }
 

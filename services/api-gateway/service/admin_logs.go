@@ -123,7 +123,7 @@ func (s *Service) queryLogs(ctx context.Context, q *call, alerts bool) (result, 
 	if within.empty() || limit == 0 {
 		return result{data: []struct{}{}}, nil
 	}
-	req := message.LogsRequest{Endpoint: q.uuid(), Alerts: alerts, Start: within.start, Stop: within.stop, Skip: skip, Limit: max(limit, 0), Paged: true}
+	req := message.LogsRequest{Endpoint: q.uuid(), Alerts: alerts, Start: within.start, Stop: within.stop, Skip: skip, Limit: max(limit, 0), Paged: true, Removed: s.removed()}
 	if limit < 0 {
 		req.Limit = firstPage
 	}

@@ -59,7 +59,7 @@ func (s *Service) listReports(context.Context, *call) (result, error) {
 // returns of how many.
 func (s *Service) someReports(ctx context.Context, uuids []string) (map[string]*message.Report, int, error) {
 	for n := len(uuids); ; n /= 2 {
-		reply, err := ask[message.ReportsListReply](ctx, s, message.ReportsList, message.ReportsListRequest{UUIDs: uuids[:n]})
+		reply, err := ask[message.ReportsListReply](ctx, s, message.ReportsList, message.ReportsListRequest{UUIDs: uuids[:n], Removed: s.removed()})
 		if n < 2 || !fault.Is(err, fault.TooLarge) {
 			return reply.Reports, n, err
 		}
@@ -96,7 +96,7 @@ func (s *Service) report(ctx context.Context, q *call, subject string) (result, 
 	if err := s.remembered(ctx, q.uuid()); err != nil {
 		return result{}, err
 	}
-	reply, err := ask[message.ReportReply](ctx, s, subject, message.ReportRequest{UUID: q.uuid()})
+	reply, err := ask[message.ReportReply](ctx, s, subject, message.ReportRequest{UUID: q.uuid(), Removed: s.removed()})
 	if err != nil {
 		return result{}, err
 	}

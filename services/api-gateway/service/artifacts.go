@@ -144,7 +144,7 @@ func (d *artifactDesk) list(ctx context.Context, q *call) (result, error) {
 			return result{}, fault.New(fault.Invalid, "Failed to parse since parameter: %v", err)
 		}
 	}
-	req := message.ArtifactsListRequest{Endpoint: q.uuid()}
+	req := message.ArtifactsListRequest{Endpoint: q.uuid(), Removed: d.svc.removed()}
 	base := q.http.URL.Path + "/"
 	// The folder that the last file was in may go on in the next page.
 	var open *artifactFolder

@@ -34,7 +34,7 @@ func BenchmarkReceive(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			in := newIngester(pub, &cfg, newMetrics(prometheus.NewRegistry(), nil, func() int { return 0 }))
+			in := newIngester(pub, &cfg, func(string) uint64 { return 0 }, newMetrics(prometheus.NewRegistry(), nil, func() int { return 0 }))
 			gen := &events300{left: bc.size, r: rand.New(rand.NewPCG(1, 2))}
 			body, err := io.ReadAll(gen)
 			if err != nil {

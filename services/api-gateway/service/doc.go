@@ -2,7 +2,7 @@
 // the agent API for endpoints, both over HTTP.
 //
 // It owns the streams EVENTS, DEADLETTER and AUDIT and the bucket access. It
-// reads the buckets endpoints and rules and the object store containers, and
+// reads the buckets endpoints, removed and rules and the object store containers, and
 // asks the other services over NATS for everything else. Its Badger store is a
 // view of who may talk to the manager: operators and endpoints with the hashes
 // of their keys. It is held in memory as well, so a request is authorised
@@ -27,6 +27,9 @@
 //     and the release of a hostname when every gateway acts by it. A gateway
 //     that has not been able for 5 seconds to make sure which endpoints exist
 //     answers agents 503.
+//   - The removal of what an endpoint had stored is answered when every gateway
+//     acts by it, so that what comes from then on is of another generation, and
+//     when the streams are cleared. One that is recorded is brought to its end.
 //   - The lines of a container that an agent gets are those of the SHA-256 it
 //     is told. A container that is being replaced may be answered with 503
 //     until the new one has been read.

@@ -72,16 +72,17 @@ type ingester struct {
 	cpu         chan struct{}
 	full        func() error
 	trace       *tracing.Tracer
+	generation  func(endpoint string) uint64
 	maxInflated int64
 	metrics     *metrics
 
 	nets, texts, batches, inflaters sync.Pool
 }
 
-func newIngester(pub *publisher, cfg *Config, m *metrics) *ingester {
+func newIngester(pub *publisher, cfg *Config, generation func(endpoint string) uint64, m *metrics) *ingester {
 	return &ingester{
 		pub: pub, memory: semaphore.NewWeighted(cfg.IngestMemory), cpu: make(chan struct{}, cfg.IngestWorkers),
-		full: cfg.Full, trace: cfg.Bus.Trace, maxInflated: cfg.MaxInflated, metrics: m,
+		full: cfg.Full, generation: generation, trace: cfg.Bus.Trace, maxInflated: cfg.MaxInflated, metrics: m,
 		nets:      sync.Pool{New: func() any { return bufio.NewReaderSize(nil, netBuffer) }},
 		texts:     sync.Pool{New: func() any { return bufio.NewReaderSize(nil, lineBuffer) }},
 		batches:   sync.Pool{New: func() any { b := make([]byte, 0, firstBatch); return &b }},
@@ -304,6 +305,7 @@ func (b *batcher) publish(ctx context.Context, joined []byte) error {
 		return fmt.Errorf("%w: %w", errFull, err)
 	}
 	ctx, span := b.in.trace.Child(ctx, "publish "+stream.Events, tracing.Producer)
+	b.batch.Generation = b.in.generation(b.batch.Endpoint)
 	batch := b.batch
 	if span != nil {
 		batch.TraceParent = span.Parent()
@@ -332,7 +334,7 @@ func (b *batcher) publish(ctx context.Context, joined []byte) error {
 
 // letter publishes a dead letter.
 func (b *batcher) letter(ctx context.Context, d *message.DeadLetter) error {
-	d.Endpoint, d.Received = b.batch.Endpoint, b.batch.Received
+	d.Endpoint, d.Received, d.Generation = b.batch.Endpoint, b.batch.Received, b.in.generation(b.batch.Endpoint)
 	b.work.release()
 	failpoint.Hit(failpoint.LetterBeforePublish)
 	err := b.flight.letter(ctx, d.Msg(), func(err error) {

@@ -20,12 +20,12 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
-// How a gateway and its peers keep to the same endpoints. lease must be
+// How a gateway and its peers keep to the same endpoints and removals. lease must be
 // shorter than peersWait: a gateway that has not been heard of for the whole
 // of peersWait answers no agent any more.
 const (
 	// peersInterval is how often a gateway makes sure that it knows all
-	// endpoints, and says that it is there.
+	// endpoints and removals, and says that it is there.
 	peersInterval = time.Second
 	// lease is how long it answers agents by what it has made sure of.
 	lease = 5 * time.Second
@@ -43,26 +43,27 @@ var errLapsed = fault.New(fault.Unavailable, "this gateway cannot make sure at t
 
 // peerState is another gateway as it was last heard of.
 type peerState struct {
-	endpoints uint64
-	heard     time.Time
+	endpoints, removed uint64
+	heard              time.Time
 }
 
-// peers lets a change of an endpoint be answered when every gateway acts by
-// it. Each gateway tells the others how far its view of endpoints is, and who
-// makes a change waits for those who were heard of lately. One that is not
+// peers lets a change of an endpoint, or a removal of what it had stored, be
+// answered when every gateway acts by it. Each gateway tells the others how far
+// its views of endpoints and of removals are, and who makes a change waits for those who were heard of lately. One that is not
 // heard of is cut off from NATS, or stands still: it answers agents only for
 // as long as its lease lasts.
 type peers struct {
-	bus  *bus.Bus
-	log  *slog.Logger
-	view *view.View
-	name string
+	bus *bus.Bus
+	log *slog.Logger
+	// view is the view of endpoints, removals that of removals.
+	view, removals *view.View
+	name           string
 
 	mu sync.Mutex
 	by map[string]peerState
 	// told is closed and replaced when by changes.
 	told chan struct{}
-	// sure is when the view was known to hold all endpoints, since when it
+	// sure is when the views were known to hold everything, since when it
 	// has been so without a lapse. Zero before the first time.
 	sure, since time.Time
 
@@ -70,16 +71,16 @@ type peers struct {
 	lapsed bool
 }
 
-func newPeers(b *bus.Bus, log *slog.Logger, v *view.View) *peers {
+func newPeers(b *bus.Bus, log *slog.Logger, endpoints, removals *view.View) *peers {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown"
 	}
-	return &peers{bus: b, log: log, view: v, name: host + "/" + newKey()[:8], by: map[string]peerState{}, told: make(chan struct{})}
+	return &peers{bus: b, log: log, view: endpoints, removals: removals, name: host + "/" + newKey()[:8], by: map[string]peerState{}, told: make(chan struct{})}
 }
 
 // current returns nil while this gateway may answer agents: not long ago its
-// view held every endpoint and every deletion there was.
+// views held every endpoint, every deletion and every removal there was.
 func (p *peers) current() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -121,7 +122,7 @@ func (p *peers) hear(m *nats.Msg) {
 	if a.Leaving {
 		delete(p.by, a.Gateway)
 	} else {
-		p.by[a.Gateway] = peerState{endpoints: a.Endpoints, heard: time.Now()}
+		p.by[a.Gateway] = peerState{endpoints: a.Endpoints, removed: a.Removed, heard: time.Now()}
 	}
 	close(p.told)
 	p.told = make(chan struct{})
@@ -130,7 +131,7 @@ func (p *peers) hear(m *nats.Msg) {
 // say tells the others how far this gateway is. What does not reach them they
 // hear the next time.
 func (p *peers) say(leaving bool) {
-	data, err := json.Marshal(message.Alive{Gateway: p.name, Endpoints: p.view.Position(), Leaving: leaving})
+	data, err := json.Marshal(message.Alive{Gateway: p.name, Endpoints: p.view.Position(), Removed: p.removals.Position(), Leaving: leaving})
 	if err == nil {
 		err = p.bus.NC.Publish(message.GatewayAlive, data)
 	}
@@ -146,11 +147,9 @@ func (p *peers) run(ctx context.Context) {
 	defer work.Wait()
 	work.Go(func() {
 		for ctx.Err() == nil {
-			next := p.view.Position() + 1
+			endpoints, removed := p.view.Position(), p.removals.Position()
 			p.say(false)
-			waiting, cancel := context.WithTimeout(ctx, peersInterval)
-			_ = p.view.Wait(waiting, next) // or it is time to say so again
-			cancel()
+			p.further(ctx, endpoints, removed)
 		}
 	})
 	t := time.NewTicker(peersInterval)
@@ -165,7 +164,22 @@ func (p *peers) run(ctx context.Context) {
 	}
 }
 
-// renew makes sure that the view holds every endpoint there is. The log says
+// further waits until a view is further than it was, or it is time to say again
+// how far it is.
+func (p *peers) further(ctx context.Context, endpoints, removed uint64) {
+	ctx, cancel := context.WithTimeout(ctx, peersInterval)
+	defer cancel()
+	var either sync.WaitGroup
+	defer either.Wait()
+	for v, was := range map[*view.View]uint64{p.view: endpoints, p.removals: removed} {
+		either.Go(func() {
+			_ = v.Wait(ctx, was+1) // or the time is over
+			cancel()
+		})
+	}
+}
+
+// renew makes sure that the views hold every endpoint and removal there is. The log says
 // when that ends and begins again, not each time.
 func (p *peers) renew(ctx context.Context) {
 	asking, cancel := context.WithTimeout(ctx, lease)
@@ -183,11 +197,13 @@ func (p *peers) renew(ctx context.Context) {
 	p.lapsed = lapsed
 }
 
-// sync returns when the view holds every endpoint, and every deletion, of now.
+// sync returns when the views hold every endpoint, deletion and removal of now.
 func (p *peers) sync(ctx context.Context) error {
 	began := time.Now()
-	if err := p.view.Sync(ctx); err != nil {
-		return err
+	for _, v := range []*view.View{p.view, p.removals} {
+		if err := v.Sync(ctx); err != nil {
+			return err
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -208,11 +224,11 @@ func (p *peers) await(ctx context.Context) error {
 	if err := p.sync(ctx); err != nil {
 		return err
 	}
-	revision := p.view.Position()
+	endpoints, removed := p.view.Position(), p.removals.Position()
 	ctx, cancel := context.WithTimeout(ctx, peersWait)
 	defer cancel()
 	for {
-		behind, settled, told := p.behind(revision)
+		behind, settled, told := p.behind(endpoints, removed)
 		if len(behind) == 0 && settled <= 0 {
 			return nil
 		}
@@ -225,24 +241,24 @@ func (p *peers) await(ctx context.Context) error {
 		case <-listened:
 		case <-ctx.Done():
 			if len(behind) > 0 {
-				p.log.Warn("gateways did not say that they act by a change, they refuse agents until they do", "gateways", strings.Join(behind, " "), "revision", revision)
+				p.log.Warn("gateways did not say that they act by a change, they refuse agents until they do", "gateways", strings.Join(behind, " "), "endpoints", endpoints, "removed", removed)
 			}
 			return nil
 		}
 	}
 }
 
-// behind returns the other gateways that have not got to a revision, how long
+// behind returns the other gateways that have not got to these revisions, how long
 // it takes until all others are known, and a channel that is closed when one
 // is heard of.
-func (p *peers) behind(revision uint64) (names []string, settled time.Duration, told <-chan struct{}) {
+func (p *peers) behind(endpoints, removed uint64) (names []string, settled time.Duration, told <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for name, peer := range p.by {
 		switch {
 		case time.Since(peer.heard) > peersMemory:
 			delete(p.by, name)
-		case peer.endpoints < revision:
+		case peer.endpoints < endpoints || peer.removed < removed:
 			names = append(names, name)
 		}
 	}

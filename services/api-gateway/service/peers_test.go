@@ -212,7 +212,7 @@ func TestPeersHear(t *testing.T) {
 	say := func(text string) { p.hear(&nats.Msg{Subject: message.GatewayAlive, Data: []byte(text)}) }
 	behind := func(want string) {
 		t.Helper()
-		if names, _, _ := p.behind(5); strings.Join(names, " ") != want {
+		if names, _, _ := p.behind(5, 0); strings.Join(names, " ") != want {
 			t.Errorf("behind is %q, want %q", names, want)
 		}
 	}

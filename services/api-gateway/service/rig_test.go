@@ -258,6 +258,7 @@ type registry struct {
 
 func startRegistry(t *testing.T, b *bus.Bus, answers *bus.Service) *registry {
 	t.Helper()
+	natstest.Removed(t, b)
 	kv, err := stream.EnsureKV(t.Context(), b.JS, stream.Endpoints, 1, 1)
 	if err != nil {
 		t.Fatal(err)

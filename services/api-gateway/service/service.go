@@ -14,6 +14,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+	"github.com/nightjar-edr/nightjar/pkg/removal"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/streamwatch"
 	"github.com/nightjar-edr/nightjar/pkg/view"
@@ -35,6 +36,7 @@ type Service struct {
 	metrics     *metrics
 	credentials *credentials
 	operators   *operators
+	removals    *removal.Removals
 	peers       *peers
 	seen        *lastSeen
 	rules       *agentRules
@@ -77,7 +79,10 @@ func New(cfg Config) (*Service, error) {
 	if s.operators, err = newOperators(s.db, views); err != nil {
 		return fail(err)
 	}
-	s.peers = newPeers(cfg.Bus, cfg.Log, s.credentials.view)
+	if s.removals, err = newRemovals(s.db, views); err != nil {
+		return fail(err)
+	}
+	s.peers = newPeers(cfg.Bus, cfg.Log, s.credentials.view, s.removals.View())
 	s.metrics = newMetrics(cfg.Metrics, s.db, s.credentials.count)
 	showExpiry(cfg.Metrics, cfg.TLS)
 	kv, _ := stream.KVStream(stream.Access)
@@ -88,7 +93,7 @@ func New(cfg Config) (*Service, error) {
 	if s.pub, err = newPublisher(cfg.Bus, cfg.Unacked); err != nil {
 		return fail(err)
 	}
-	s.ingest = newIngester(s.pub, &s.cfg, s.metrics)
+	s.ingest = newIngester(s.pub, &s.cfg, s.removals.Generation, s.metrics)
 	admin, err := listen(cfg.AdminListener, "admin-addr", cfg.AdminAddr)
 	if err != nil {
 		return fail(err)
@@ -123,7 +128,7 @@ func (s *Service) AgentAddr() string { return s.agentHTTP.ln.Addr().String() }
 // Ready returns nil when the gateway answers requests, has caught up with who
 // may send them, and is connected.
 func (s *Service) Ready() error {
-	for _, v := range []*view.View{s.operators.view, s.credentials.view} {
+	for _, v := range []*view.View{s.operators.view, s.credentials.view, s.removals.View()} {
 		if err := v.Err(); err != nil {
 			return err
 		}
@@ -135,6 +140,8 @@ func (s *Service) Ready() error {
 		return errors.New("view of operators is catching up")
 	case !s.credentials.view.Ready():
 		return errors.New("view of endpoints is catching up")
+	case !s.removals.View().Ready():
+		return errors.New("view of removals is catching up")
 	}
 	if err := s.cfg.Bus.Ready(); err != nil {
 		return err
@@ -183,6 +190,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	work.Go(func() { failed("view of operators", s.operators.view.Run(inner)) })
 	work.Go(func() { failed("view of endpoints", s.credentials.view.Run(inner)) })
 	work.Go(func() { s.watch.Run(inner) })
+	work.Go(func() { failed("view of removals", s.removals.Run(inner)) })
 	work.Go(func() { s.rules.run(inner) })
 	work.Go(func() { s.containers.run(inner) })
 	work.Go(func() { s.commands.pending.run(inner) })
@@ -247,5 +255,8 @@ func (s *Service) boot(ctx context.Context, kv jetstream.KeyValue) error {
 	if err := s.operators.bootstrap(writing, kv, s.cfg.AdminKey, s.cfg.ServerKey, s.cfg.OnAdminKey); err != nil {
 		return err
 	}
-	return s.credentials.view.WaitReady(ctx)
+	if err := s.credentials.view.WaitReady(ctx); err != nil {
+		return err
+	}
+	return s.removals.View().WaitReady(ctx)
 }

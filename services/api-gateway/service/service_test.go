@@ -126,8 +126,8 @@ func TestStoreIsBuiltAgain(t *testing.T) {
 	if a := r.agent(e, "GET", "/key", nil); a.code != 200 || a.body != "TheServerKey" {
 		t.Errorf("%d %s", a.code, a.body)
 	}
-	if n, err := testutil.GatherAndCount(r.metrics, "nightjar_api_gateway_view_position"); err != nil || n != 2 {
-		t.Errorf("positions of %d views, %v, want 2", n, err)
+	if n, err := testutil.GatherAndCount(r.metrics, "nightjar_api_gateway_view_position"); err != nil || n != 3 {
+		t.Errorf("positions of %d views, %v, want 3", n, err)
 	}
 	if got := r.svc.credentials.count(); got != 1 {
 		t.Errorf("%d endpoints, want 1", got)

@@ -30,8 +30,7 @@ const rule = `{"Name":"` + RuleName + `","Tags":["nightjar"],"Meta":{"EventIDs":
 type sent struct {
 	line []byte
 	time time.Time
-	// id is that of its alert.
-	id string
+	hash event.Hash
 }
 
 // newEvent makes the event of a round. nonce is in no other event.
@@ -39,7 +38,7 @@ func (s *Service) newEvent(nonce string) sent {
 	at := time.Now().UTC().Truncate(time.Millisecond)
 	line := fmt.Appendf(nil, `{"Event":{"EventData":{"Alarm":"true","Nonce":%q},"System":{"Channel":"Nightjar-Canary/Operational","Computer":%q,"EventID":"1","TimeCreated":{"SystemTime":%q}}}}`,
 		nonce, s.cfg.Hostname, at.Format(time.RFC3339Nano))
-	return sent{line: line, time: at, id: message.MsgID(s.me.UUID, event.HashOf(line))}
+	return sent{line: line, time: at, hash: event.HashOf(line)}
 }
 
 // install makes sure that the rule is there.
@@ -99,7 +98,7 @@ func (s *Service) hear(ctx context.Context, e sent) error {
 		case <-ctx.Done():
 			return failed(reasonTimeout, "no alert on %s", s.sub.Subject)
 		}
-		if m.Header.Get(nats.MsgIdHdr) != e.id {
+		if m.Header.Get(nats.MsgIdHdr) != message.MsgID(s.me.UUID, message.GenerationOf(m.Header), e.hash) {
 			continue // of another round
 		}
 		a, err := message.ParseAlert(m.Header, m.Data)

@@ -2,8 +2,10 @@
 //
 // It owns the key-value bucket endpoints. Key <uuid> holds an endpoint's
 // record, key seen.<partition> the time and address at which the endpoints of
-// a partition were last heard of. It answers on edr.registry.> and reads
-// nothing else.
+// a partition were last heard of. It owns the bucket removed as well, which
+// says of which endpoints everything that they had stored was removed for good
+// and when (see package removal). It answers on edr.registry.> and reads
+// nothing else, but asks where the streams end that hold what is removed.
 //
 // Every change is a compare-and-set on the bucket, so replicas may take
 // requests side by side: of two that bind a hostname at once one wins and the

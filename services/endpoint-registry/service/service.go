@@ -15,6 +15,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+	"github.com/nightjar-edr/nightjar/pkg/removal"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/streamwatch"
 	"github.com/nightjar-edr/nightjar/pkg/view"
@@ -33,19 +34,22 @@ const (
 
 var (
 	errStarting = errors.New("starting")
-	errBehind   = errors.New("catching up with the bucket endpoints")
+	errBehind   = errors.New("catching up with the buckets endpoints and removed")
 )
 
 // Service is the endpoint registry. Make it with New and run it with Run.
 type Service struct {
-	cfg     Config
-	db      *store.DB
-	kv      jetstream.KeyValue
-	view    *view.View
-	index   *index
-	metrics *metrics
-	watch   *streamwatch.Watch
-	serving atomic.Bool
+	cfg  Config
+	db   *store.DB
+	kv   jetstream.KeyValue
+	view *view.View
+	// removed is the bucket of removals, whose view is in removals.
+	removed  jetstream.KeyValue
+	removals *removal.Removals
+	index    *index
+	metrics  *metrics
+	watch    *streamwatch.Watch
+	serving  atomic.Bool
 }
 
 // New opens the service's store in cfg.DataDir and reads it. It neither waits
@@ -63,25 +67,30 @@ func New(cfg Config) (*Service, error) {
 	if err := s.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("endpoint registry: %w", err), db.Close())
 	}
+	views := view.Config{DB: db, JS: cfg.Bus.JS, Log: cfg.Log, Metrics: view.NewMetrics(cfg.Metrics, subsystem)}
 	name, filter := stream.KVStream(stream.Endpoints)
-	s.view, err = view.New(view.Config{
-		Name: "endpoints", Stream: name, Filters: []string{filter}, Compacted: true,
-		DB: db, JS: cfg.Bus.JS, Log: cfg.Log, Metrics: view.NewMetrics(cfg.Metrics, subsystem), Fold: s.fold,
-	})
+	removed, _ := stream.KVStream(stream.Removed)
+	if s.removals, err = removal.New(removal.Config{View: views}); err == nil {
+		views.Name, views.Stream, views.Filters, views.Compacted, views.Fold = "endpoints", name, []string{filter}, true, s.fold
+		s.view, err = view.New(views)
+	}
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	s.metrics = newMetrics(cfg.Metrics, db, s.index)
-	s.watch = streamwatch.New(cfg.Metrics, subsystem, cfg.Bus.JS, cfg.Log, name)
+	s.watch = streamwatch.New(cfg.Metrics, subsystem, cfg.Bus.JS, cfg.Log, name, removed)
 	return s, nil
 }
 
-// Run makes sure of the bucket, catches up with it, takes over cfg.Import and
+// Run makes sure of the buckets, catches up with them, takes over cfg.Import and
 // answers requests until ctx ends. Then it finishes those in hand, closes the store and returns nil.
 // An error means that the service could not do its work.
 func (s *Service) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, s.db.Close()) }()
 	s.kv, err = stream.EnsureKV(ctx, s.cfg.Bus.JS, stream.Endpoints, 1, s.cfg.Replicas)
+	if err == nil {
+		s.removed, err = stream.EnsureKV(ctx, s.cfg.Bus.JS, stream.Removed, 1, s.cfg.Replicas)
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -94,6 +103,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	group, work := errgroup.WithContext(work)
 	group.Go(func() error { return s.view.Run(work) })
 	group.Go(func() error { s.watch.Run(work); return nil })
+	group.Go(func() error { return s.removals.Run(work) })
 	group.Go(func() error { store.CollectGarbage(work, s.db, gcInterval); return nil })
 	group.Go(func() error {
 		defer stop()
@@ -107,14 +117,16 @@ func (s *Service) serve(ctx, work context.Context) error {
 	starting, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(work, cancel)()
-	switch err := s.view.WaitReady(starting); {
-	case errors.Is(err, view.ErrGap):
-		<-starting.Done() // stays up to say why it is not ready
-		return nil
-	case starting.Err() != nil:
-		return nil
-	case err != nil:
-		return err
+	for _, v := range s.views() {
+		switch err := v.WaitReady(starting); {
+		case errors.Is(err, view.ErrGap):
+			<-starting.Done() // stays up to say why it is not ready
+			return nil
+		case starting.Err() != nil:
+			return nil
+		case err != nil:
+			return err
+		}
 	}
 	if err := s.takeOver(starting); err != nil {
 		if starting.Err() != nil {
@@ -136,6 +148,7 @@ func (s *Service) serve(ctx, work context.Context) error {
 		message.RegistryRelease: bus.JSON(s.release),
 		message.RegistrySeen:    bus.JSON(s.seen),
 		message.RegistryImport:  bus.JSON(s.importAll),
+		message.RegistryRemove:  bus.JSON(s.remove),
 	} {
 		s.metrics.failures.WithLabelValues(subject)
 		if err := svc.Handle(subject, handler); err != nil {
@@ -144,7 +157,7 @@ func (s *Service) serve(ctx, work context.Context) error {
 	}
 	s.serving.Store(true)
 	defer s.serving.Store(false)
-	<-starting.Done()
+	s.settleRemovals(starting)
 	return nil
 }
 
@@ -154,14 +167,21 @@ func (s *Service) Ready() error {
 	if err := s.cfg.Bus.Ready(); err != nil {
 		return err
 	}
-	if err := s.view.Err(); err != nil {
-		return err
+	for _, v := range s.views() {
+		if err := v.Err(); err != nil {
+			return err
+		}
 	}
 	if !s.serving.Load() {
 		return errStarting
 	}
-	if !s.view.Ready() {
-		return errBehind
+	for _, v := range s.views() {
+		if !v.Ready() {
+			return errBehind
+		}
 	}
 	return nil
 }
+
+// views are the views that the service works by.
+func (s *Service) views() []*view.View { return []*view.View{s.view, s.removals.View()} }

@@ -18,6 +18,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/removal"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
@@ -49,6 +50,7 @@ type artifactIndex struct {
 	bus       *bus.Bus
 	log       *slog.Logger
 	view      *view.View
+	removals  *removal.Removals
 	retention time.Duration
 	replicas  int
 	now       func() time.Time
@@ -58,14 +60,21 @@ type artifactIndex struct {
 	stream  jetstream.Stream
 }
 
-func newArtifactIndex(cfg *Config, db *store.DB, m *view.Metrics) (*artifactIndex, error) {
-	x := &artifactIndex{db: db, bus: cfg.Bus, log: cfg.Log, retention: cfg.RetentionAlerts, replicas: cfg.Replicas, now: time.Now}
+func newArtifactIndex(cfg *Config, db *store.DB, removals *removal.Removals, m *view.Metrics) (*artifactIndex, error) {
+	x := &artifactIndex{db: db, bus: cfg.Bus, log: cfg.Log, removals: removals, retention: cfg.RetentionAlerts, replicas: cfg.Replicas, now: time.Now}
 	var err error
 	x.view, err = view.New(view.Config{
 		Name: "artifacts", Stream: artifactStream, Filters: []string{artifactMetas + ">"}, Compacted: true,
 		DB: db, JS: cfg.Bus.JS, Log: cfg.Log, Metrics: m, Fold: x.fold,
 	})
 	return x, err
+}
+
+// storedArtifact is what the index holds of an artifact, with the sequence of
+// its description.
+type storedArtifact struct {
+	message.Artifact
+	Seq uint64 `json:"seq"`
 }
 
 // ensure makes the object store, which this service owns.
@@ -102,13 +111,16 @@ func (x *artifactIndex) fold(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 			}
 		}
 		end := m.Time.Add(x.retention)
-		if m.Deleted() || info.Deleted || x.retention > 0 && !end.After(x.now()) {
+		if m.Deleted() || info.Deleted || m.Seq <= x.removed(id.Endpoint) || x.retention > 0 && !end.After(x.now()) {
 			if err := txn.Delete(key); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		value, err := json.Marshal(message.Artifact{ArtifactID: id, Size: info.Size, SHA256: info.Metadata[message.ArtifactSHA256], Time: m.Time.UTC()})
+		value, err := json.Marshal(storedArtifact{
+			Artifact: message.Artifact{ArtifactID: id, Size: info.Size, SHA256: info.Metadata[message.ArtifactSHA256], Time: m.Time.UTC()},
+			Seq:      m.Seq,
+		})
 		if err != nil {
 			return nil, fmt.Errorf("encode artifact: %w", err)
 		}
@@ -134,6 +146,9 @@ func (x *artifactIndex) list(ctx context.Context, q message.ArtifactsListRequest
 		if id, err := message.ParseArtifactObject(q.After); err != nil || id.Endpoint != q.Endpoint {
 			return reply, fault.New(fault.Invalid, "after is no artifact of the endpoint")
 		}
+	}
+	if err := x.removals.Obeyed(ctx, q.Removed); err != nil {
+		return reply, fault.New(fault.Unavailable, "artifacts cannot be listed: %v", err)
 	}
 	if err := x.current(ctx); err != nil {
 		return reply, err

@@ -19,6 +19,10 @@
 // when it is asked is listed. Content that never became a file is removed after
 // a day.
 //
+// It obeys removals (see package removal): of an endpoint whose stored data was
+// removed it shows what came afterwards, in whatever order it learns of what, and
+// it removes the artifacts from the object store.
+//
 // It guarantees that each event is stored once, in whatever batches and
 // however much later within the retention an endpoint repeats it; that what
 // is stored agrees with the position in the stream whatever crashes when; and

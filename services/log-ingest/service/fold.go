@@ -44,6 +44,11 @@ type folder struct {
 	// done notes what a committed batch has stored.
 	done func(f *folder, b *logstore.Batch)
 	own  *partitionSet
+	// removed returns the generation of an endpoint's last removal.
+	removed func(endpoint string) uint64
+	// generations are those of the lines that the store has of endpoints;
+	// one that is missing is 0. The view's Fold or Exclusive guards it.
+	generations map[string]uint64
 	// maxTxn is the size in bytes that a transaction may have.
 	maxTxn int64
 	// arena is where the lines of a transaction stand.
@@ -51,13 +56,16 @@ type folder struct {
 }
 
 // tally counts the messages of a transaction that were passed over.
-type tally struct{ unreadable, expired int }
+type tally struct{ unreadable, expired, removed int }
 
 // fold is a view.Fold.
 func (f *folder) fold(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 	size := lineBytes(msgs)
 	if len(msgs) > 1 && (size > maxFold || f.kind == logstore.Events && entryBytes(msgs) > f.maxTxn) {
 		return nil, badger.ErrTxnTooBig // before any work on them
+	}
+	if err := f.renew(msgs); err != nil {
+		return nil, err
 	}
 	if f.kind == logstore.Events && uint64(cap(f.arena)) < size {
 		f.arena = make([]byte, 0, size)
@@ -67,6 +75,10 @@ func (f *folder) fold(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 	defer b.Close()
 	var t tally
 	for i := range msgs {
+		if f.isRemoved(&msgs[i]) {
+			t.removed++
+			continue
+		}
 		if err := f.add(f, b, &msgs[i], &t); err != nil {
 			return nil, err
 		}
@@ -77,20 +89,53 @@ func (f *folder) fold(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 	return func() {
 		b.Committed()
 		f.done(f, b)
-		f.metrics.chunks.WithLabelValues(kindName(f.kind)).Add(float64(b.Chunks))
+		f.metrics.chunks.WithLabelValues(f.kind.String()).Add(float64(b.Chunks))
 		f.metrics.unreadable.WithLabelValues(f.stream).Add(float64(t.unreadable))
 		f.metrics.expired.WithLabelValues(f.stream).Add(float64(t.expired))
+		f.metrics.removed.WithLabelValues(f.stream).Add(float64(t.removed))
 		if cap(f.arena) > maxFold {
 			f.arena = nil
 		}
 	}, nil
 }
 
-func kindName(k logstore.Kind) string {
-	if k == logstore.Alerts {
-		return "alert"
+// renew forgets the lines of an endpoint that a message of a later generation
+// comes from: it tells of a removal, whether that is known already or not. Such
+// a message must be the first of its transaction, so that all that came before
+// it is committed.
+func (f *folder) renew(msgs []view.Msg) error {
+	for i := range msgs {
+		endpoint, generation := subject.Endpoint(msgs[i].Subject), message.GenerationOf(msgs[i].Header)
+		if generation <= f.generations[endpoint] || !subject.IsUUID(endpoint) || !f.own.owns(endpoint) || f.isRemoved(&msgs[i]) {
+			continue
+		}
+		if i > 0 {
+			return badger.ErrTxnTooBig
+		}
+		if err := f.forget(endpoint, generation); err != nil {
+			return err
+		}
 	}
-	return "event"
+	return nil
+}
+
+// isRemoved tells whether a removal that is known has removed a message.
+func (f *folder) isRemoved(m *view.Msg) bool {
+	endpoint := subject.Endpoint(m.Subject)
+	return message.GenerationOf(m.Header) < max(f.generations[endpoint], f.removed(endpoint))
+}
+
+// forget deletes the lines of an endpoint that are older than a generation. It
+// must be called within the view's Fold or Exclusive.
+func (f *folder) forget(endpoint string, generation uint64) error {
+	if f.generations[endpoint] >= generation {
+		return nil
+	}
+	if err := f.writer.Forget(endpoint, generation); err != nil {
+		return err
+	}
+	f.generations[endpoint] = generation
+	return nil
 }
 
 // lineBytes returns how many bytes of lines messages announce.
@@ -221,7 +266,7 @@ func doneAlerts(f *folder, b *logstore.Batch) {
 }
 
 // newFolders returns the folders of the two streams.
-func newFolders(cfg *Config, db *store.DB, own *partitionSet, m *metrics) (events, alerts *folder) {
+func newFolders(cfg *Config, db *store.DB, own *partitionSet, removed func(string) uint64, m *metrics) (events, alerts *folder, err error) {
 	events = &folder{
 		stream: stream.Events, kind: logstore.Events, writer: logstore.NewWriter(db, logstore.Events, eventsCache),
 		retention: cfg.RetentionEvents, log: cfg.Log, metrics: m, add: addEvents, done: doneEvents, own: own, maxTxn: db.MaxBatchSize(),
@@ -230,5 +275,11 @@ func newFolders(cfg *Config, db *store.DB, own *partitionSet, m *metrics) (event
 		stream: stream.Alerts, kind: logstore.Alerts, writer: logstore.NewWriter(db, logstore.Alerts, alertsCache),
 		retention: cfg.RetentionAlerts, log: cfg.Log, metrics: m, add: addAlert, done: doneAlerts, own: own, maxTxn: db.MaxBatchSize(),
 	}
-	return events, alerts
+	for _, f := range []*folder{events, alerts} {
+		f.removed = removed
+		if f.generations, err = f.writer.Generations(); err != nil {
+			return nil, nil, err
+		}
+	}
+	return events, alerts, nil
 }

@@ -34,7 +34,10 @@ func newFolder(t testing.TB, retention time.Duration) (*folder, *store.DB) {
 			t.Error(err)
 		}
 	})
-	events, _ := newFolders(&cfg, db, &own, newMetrics(prometheus.NewRegistry(), db))
+	events, _, err := newFolders(&cfg, db, &own, func(string) uint64 { return 0 }, newMetrics(prometheus.NewRegistry(), db))
+	if err != nil {
+		t.Fatal(err)
+	}
 	return events, db
 }
 

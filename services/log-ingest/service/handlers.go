@@ -24,6 +24,9 @@ func (s *Service) query(ctx context.Context, data []byte) (*bus.Reply, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.obeyed(ctx, req.Removed); err != nil {
+		return nil, err
+	}
 	page, err := s.reader.Page(ctx, q)
 	if partition := subject.PartitionOf(req.Endpoint); !s.holding.answers(partition) {
 		return nil, notAnswered(partition) // it may have been dropped meanwhile

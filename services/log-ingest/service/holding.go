@@ -15,6 +15,11 @@ type holding struct {
 	// own are the partitions that the replica is to have.
 	own partitionSet
 
+	// changing is held while parts take the place of others, and while one is
+	// told of a removal: what a part is told stands in the store when the one
+	// that follows it is made.
+	changing sync.Mutex
+
 	mu     sync.Mutex
 	layout *layout
 	parts  []*part
@@ -68,6 +73,18 @@ func (h *holding) held(condition func(t *part) bool) (set partitionSet) {
 		}
 	}
 	return set
+}
+
+// part returns the part that has a partition, nil when none does.
+func (h *holding) part(partition int) *part {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, t := range h.parts {
+		if t.set[partition] {
+			return t
+		}
+	}
+	return nil
 }
 
 // complete returns the partitions that the replica is to have, has all of, and

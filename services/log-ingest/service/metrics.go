@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,6 +22,7 @@ type metrics struct {
 	stored, repeated, untimed     prometheus.Counter
 	alerts, alertsRepeated, swept prometheus.Counter
 	chunks, unreadable, expired   *prometheus.CounterVec
+	removed                       *prometheus.CounterVec
 	requests, errors              *prometheus.CounterVec
 	duration                      *prometheus.HistogramVec
 	answeredLines, answeredBytes  prometheus.Counter
@@ -49,6 +51,7 @@ func newMetrics(reg prometheus.Registerer, db *store.DB) *metrics {
 		chunks:         vec("chunks_total", "Chunks written.", "kind"),
 		unreadable:     vec("unreadable_total", "Messages passed over because they cannot be read.", "stream"),
 		expired:        vec("expired_total", "Messages passed over because their retention had ended.", "stream"),
+		removed:        vec("removed_total", "Messages passed over because what their endpoint had stored was removed.", "stream"),
 		requests:       vec("requests_total", "Requests answered.", "subject", "code"),
 		errors:         vec("errors_total", "Requests that failed on this side.", "subject"),
 		answeredLines:  counter("answered_lines_total", "Events and alerts given in answers."),
@@ -62,24 +65,36 @@ func newMetrics(reg prometheus.Registerer, db *store.DB) *metrics {
 		return float64(lsm + vlog)
 	}))
 	for _, kind := range []logstore.Kind{logstore.Events, logstore.Alerts} {
-		m.chunks.WithLabelValues(kindName(kind))
+		m.chunks.WithLabelValues(kind.String())
 	}
 	for _, name := range []string{stream.Events, stream.Alerts} {
 		m.unreadable.WithLabelValues(name)
 		m.expired.WithLabelValues(name)
+		m.removed.WithLabelValues(name)
 	}
-	for _, on := range []string{querySubject, message.ArtifactsList} {
+	for _, on := range []string{querySubject, countSubject, message.ArtifactsList, message.ArtifactsCleared} {
 		m.errors.WithLabelValues(on)
 	}
 	return m
 }
 
-// querySubject stands for the subject of all partitions in metrics.
-const querySubject = "edr.logs.*.query"
+// allPartitions begins the subjects of requests for lines of all partitions.
+const allPartitions = "edr.logs.*."
+
+// querySubject and countSubject stand for the subjects of all partitions in
+// metrics.
+const (
+	querySubject = allPartitions + message.LogsQuery
+	countSubject = allPartitions + message.LogsCount
+)
 
 // observe notes an answered request.
 func (m *metrics) observe(on string, took time.Duration, err error) {
-	if on != message.ArtifactsList {
+	switch {
+	case on == message.ArtifactsList || on == message.ArtifactsCleared:
+	case strings.HasSuffix(on, "."+message.LogsCount):
+		on = countSubject
+	default:
 		on = querySubject
 	}
 	code := "ok"

@@ -147,6 +147,8 @@ func (m *mover) release(ctx context.Context) error {
 // are dropped. What is left of the part goes on.
 func (m *mover) take(t *part, gone partitionSet) error {
 	t.stop()
+	m.holding.changing.Lock()
+	defer m.holding.changing.Unlock()
 	l := m.holding.layout.clone()
 	l.release(t.ID, &gone)
 	parts := slices.DeleteFunc(slices.Clone(m.holding.parts), func(o *part) bool { return o == t })
@@ -199,6 +201,8 @@ func (m *mover) haveDropped(err error) error {
 		}
 		return fmt.Errorf("drop partitions %v: %w", m.dropping.list(), err)
 	}
+	m.holding.changing.Lock()
+	defer m.holding.changing.Unlock()
 	l := m.holding.layout.clone()
 	l.Dropping = slices.DeleteFunc(l.Dropping, func(p int) bool { return m.dropping[p] })
 	l.plan(&m.holding.own)
@@ -224,9 +228,12 @@ func (m *mover) haveDropped(err error) error {
 }
 
 // announce answers for all partitions of which the replica has all, and for
-// artifacts once their index has caught up. What stands still for a gap can
-// still be asked for.
+// artifacts once their index has caught up, but for nothing before it obeys the
+// removals. What stands still for a gap can still be asked for.
 func (m *mover) announce(ctx context.Context) error {
+	if v := m.removals.View(); m.svc == nil && !v.Ready() && !errors.Is(v.Err(), view.ErrGap) {
+		return nil
+	}
 	v := m.artifacts.view
 	listing := m.holding.listing || v.Ready() || errors.Is(v.Err(), view.ErrGap)
 	return m.answerFor(ctx, m.holding.held(func(t *part) bool { return t.current }), listing)
@@ -267,20 +274,24 @@ func (m *mover) answerFor(ctx context.Context, want partitionSet, listing bool) 
 
 // handle subscribes to the requests for some partitions and for artifacts.
 func (m *mover) handle(partitions partitionSet, listing bool) error {
-	subjects := []string{querySubject}
-	if !partitions.all() {
-		subjects = subjects[:0]
-		for _, p := range partitions.list() {
-			subjects = append(subjects, subject.Logs(p, message.LogsQuery))
+	handlers := map[string]bus.Handler{}
+	for verb, h := range map[string]bus.Handler{message.LogsQuery: m.query, message.LogsCount: bus.JSON(m.count)} {
+		if partitions.all() {
+			handlers[allPartitions+verb] = h
+			continue
 		}
-	}
-	for _, subj := range subjects {
-		if err := m.svc.Handle(subj, m.query); err != nil {
-			return err
+		for _, p := range partitions.list() {
+			handlers[subject.Logs(p, verb)] = h
 		}
 	}
 	if listing {
-		return m.svc.Handle(message.ArtifactsList, bus.JSON(m.artifacts.list))
+		handlers[message.ArtifactsList] = bus.JSON(m.artifacts.list)
+		handlers[message.ArtifactsCleared] = bus.JSON(m.cleared)
+	}
+	for subj, h := range handlers {
+		if err := m.svc.Handle(subj, h); err != nil {
+			return err
+		}
 	}
 	return nil
 }

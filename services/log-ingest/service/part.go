@@ -25,6 +25,8 @@ type part struct {
 	piece
 	set            partitionSet
 	events, alerts *view.View
+	// folders have the lines of the views, in their order.
+	folders [2]*folder
 	// current tells that the part has caught up since the service was
 	// started. Only the mover uses it.
 	current bool
@@ -36,17 +38,21 @@ type part struct {
 // newPart prepares the views of a piece.
 func (s *Service) newPart(p piece) (*part, error) {
 	t := &part{piece: p, set: setOf(p.Partitions), stop: func() {}}
-	events, alerts := newFolders(&s.cfg, s.db, &t.set, s.metrics)
+	events, alerts, err := newFolders(&s.cfg, s.db, &t.set, s.removals.Generation, s.metrics)
+	if err != nil {
+		return nil, err
+	}
+	t.folders = [2]*folder{events, alerts}
 	var filters []string
 	if !t.set.all() {
 		for _, n := range p.Partitions {
 			filters = append(filters, "edr.events."+strconv.Itoa(n)+".*")
 		}
 	}
-	var err error
 	t.events, err = view.New(view.Config{
 		Name: viewName(eventsView, p.ID), Stream: stream.Events, Filters: filters,
 		DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: s.metrics.views, Trace: s.cfg.Bus.Trace, Fold: events.fold, Pace: pace,
+		Removed: s.removals.Reach(stream.Events),
 	})
 	if err != nil {
 		return nil, err
@@ -54,11 +60,23 @@ func (s *Service) newPart(p piece) (*part, error) {
 	t.alerts, err = view.New(view.Config{
 		Name: viewName(alertsView, p.ID), Stream: stream.Alerts,
 		DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: s.metrics.views, Trace: s.cfg.Bus.Trace, Fold: alerts.fold, Pace: pace,
+		Removed: s.removals.Reach(stream.Alerts),
 	})
 	return t, err
 }
 
 func (t *part) views() [2]*view.View { return [2]*view.View{t.events, t.alerts} }
+
+// forget removes what the part holds of an endpoint's lines from before a
+// generation.
+func (t *part) forget(endpoint string, generation uint64) error {
+	for i, v := range t.views() {
+		if err := v.Exclusive(func() error { return t.folders[i].forget(endpoint, generation) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // start folds until ctx ends or the part is stopped. What fails ends the group.
 func (t *part) start(ctx context.Context, g *errgroup.Group) {

@@ -8,8 +8,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nightjar-edr/nightjar/pkg/removal"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/streamwatch"
+	"github.com/nightjar-edr/nightjar/pkg/view"
 	"github.com/nightjar-edr/nightjar/services/log-ingest/internal/logstore"
 )
 
@@ -32,6 +34,7 @@ type Service struct {
 	holding   holding
 	holders   *holders
 	artifacts *artifactIndex
+	removals  *removal.Removals
 	reader    *logstore.Reader
 	metrics   *metrics
 	watch     *streamwatch.Watch
@@ -51,13 +54,26 @@ func New(cfg Config) (*Service, error) {
 	s.metrics = newMetrics(cfg.Metrics, s.db)
 	s.watch = streamwatch.New(cfg.Metrics, subsystem, cfg.Bus.JS, cfg.Log, artifactStream)
 	s.reader = logstore.NewReader(s.db)
-	if err = s.arrange(); err == nil {
-		s.artifacts, err = newArtifactIndex(&s.cfg, s.db, s.metrics.views)
-	}
-	if err != nil {
+	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}
 	return s, nil
+}
+
+// open makes what stands on the store.
+func (s *Service) open() (err error) {
+	views := view.Config{DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: s.metrics.views}
+	s.removals, err = removal.New(removal.Config{View: views, Obey: s.obey, Clear: map[string]func(context.Context, removal.Removal) error{
+		artifactStream: func(ctx context.Context, r removal.Removal) error { return s.artifacts.clear(ctx, r) },
+	}})
+	if err != nil {
+		return err
+	}
+	if err := s.arrange(); err != nil {
+		return err
+	}
+	s.artifacts, err = newArtifactIndex(&s.cfg, s.db, s.removals, s.metrics.views)
+	return err
 }
 
 // arrange makes the parts of the store those of the partitions that the
@@ -90,10 +106,16 @@ func (s *Service) Ready() error {
 	if err := s.holding.ready(); err != nil {
 		return err
 	}
-	if v := s.artifacts.view; v.Err() != nil {
-		return v.Err()
-	} else if !v.Ready() {
-		return errors.New("view artifacts is catching up")
+	for _, v := range []struct {
+		name string
+		view *view.View
+	}{{"artifacts", s.artifacts.view}, {"removals", s.removals.View()}} {
+		if err := v.view.Err(); err != nil {
+			return err
+		}
+		if !v.view.Ready() {
+			return fmt.Errorf("view %s is catching up", v.name)
+		}
 	}
 	return s.cfg.Bus.Ready()
 }
@@ -116,6 +138,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	viewsCtx, stopViews := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopViews()
 	g, failed := errgroup.WithContext(viewsCtx)
+	g.Go(func() error { return s.removals.Run(failed) })
 	g.Go(func() error { return s.artifacts.view.Run(failed) })
 	g.Go(func() error { s.artifacts.tidyUp(failed); return nil })
 	g.Go(func() error { store.CollectGarbage(failed, s.db, gcInterval); return nil })

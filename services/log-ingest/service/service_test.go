@@ -59,6 +59,7 @@ func newRig(t *testing.T) *rig {
 // ensure makes the streams, as their owners do.
 func (r *rig) ensure() {
 	r.t.Helper()
+	natstest.Removed(r.t, r.bus)
 	for _, name := range []string{stream.Events, stream.Alerts} {
 		if err := stream.Ensure(r.t.Context(), r.bus.JS, name, stream.Limits{}); err != nil {
 			r.t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 // again.
 func TestPermissions(t *testing.T) {
 	own, all := natstest.Restricted(t, access.Scorer)
+	natstest.Removed(t, all)
 	if err := stream.Ensure(t.Context(), all.JS, stream.Alerts, stream.Limits{}); err != nil {
 		t.Fatal(err)
 	}

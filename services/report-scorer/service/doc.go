@@ -16,6 +16,9 @@
 // moment is in the report that is returned or in the next one, never in both
 // and never in none.
 //
+// Alerts from before the removal of what their endpoint had stored do not count
+// (see package removal), and names that no other endpoint has leave the census.
+//
 // A report reflects every clear that was answered before, whichever replica
 // made it, and the alerts that this replica has folded.
 package scorer

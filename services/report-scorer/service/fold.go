@@ -69,19 +69,35 @@ func (s *Service) foldMarks(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 type group struct {
 	tallies map[string]*tally
 	marks   map[string]mark
-	// census are names met, and whether they are new; size is how many names
-	// there are.
-	census  map[nameHash]bool
+	// names are names met and the generation to note, 0 and false where
+	// nothing is new; census how many endpoints have a name, where that
+	// changes; size is how many names there are.
+	names   map[endpointName]newName
+	census  map[nameHash]uint64
 	size    uint64
 	grown   bool
 	folded  int
 	ignored int
+	removed int
+}
+
+// endpointName is a name of an endpoint's alerts.
+type endpointName struct {
+	uuid string
+	hash nameHash
+}
+
+// newName is the last generation in which an endpoint's alerts had a name, and
+// whether that is to be written.
+type newName struct {
+	generation uint64
+	write      bool
 }
 
 // foldAlerts adds alerts to their endpoints' statistics and their names to
 // the census.
 func (s *Service) foldAlerts(txn *badger.Txn, msgs []view.Msg) (func(), error) {
-	g := group{tallies: map[string]*tally{}, marks: map[string]mark{}, census: map[nameHash]bool{}}
+	g := group{tallies: map[string]*tally{}, marks: map[string]mark{}, names: map[endpointName]newName{}, census: map[nameHash]uint64{}}
 	err := s.db.View(func(snapshot *badger.Txn) (err error) {
 		g.size, err = readCensus(snapshot)
 		return err
@@ -100,6 +116,7 @@ func (s *Service) foldAlerts(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 	return func() {
 		s.metrics.folded.Add(float64(g.folded))
 		s.metrics.malformed.Add(float64(g.ignored))
+		s.metrics.removed.Add(float64(g.removed))
 		s.metrics.census.Set(float64(g.size))
 		for _, t := range g.tallies {
 			s.metrics.uncounted.Add(float64(t.uncounted))
@@ -115,11 +132,19 @@ func (s *Service) foldAlert(g *group, m *view.Msg) error {
 		s.cfg.Log.Error("alert cannot be read", "sequence", m.Seq, "error", err)
 		return nil
 	}
+	t := g.tallies[uuid]
+	if a.Generation < s.removals.Generation(uuid) || t != nil && a.Generation < t.record.Generation {
+		g.removed++
+		return nil
+	}
 	g.folded++
-	if err := s.foldCensus(g, a.Signatures); err != nil {
+	if err := s.foldCensus(g, uuid, a.Generation, a.Signatures); err != nil {
 		return err
 	}
-	t := g.tallies[uuid]
+	if t != nil && a.Generation > t.record.Generation {
+		t = newTally(uuid, t.record.renewed(a.Generation, g.marks[uuid]))
+		g.tallies[uuid] = t
+	}
 	if t == nil {
 		// The mark is looked up once for a group, so that what the group
 		// writes is exact for one mark.
@@ -133,6 +158,13 @@ func (s *Service) foldAlert(g *group, m *view.Msg) error {
 		}
 		if t, err = s.tallyToFold(uuid, mk); err != nil {
 			return err
+		}
+		switch {
+		case a.Generation < t.record.Generation:
+			g.removed++
+			return nil
+		case a.Generation > t.record.Generation:
+			t = newTally(uuid, t.record.renewed(a.Generation, mk))
 		}
 		g.tallies[uuid] = t
 	}
@@ -164,25 +196,37 @@ func (s *Service) tallyToFold(uuid string, m mark) (*tally, error) {
 	}
 }
 
-// foldCensus adds names to the census.
-func (s *Service) foldCensus(g *group, names []string) error {
+// foldCensus adds names of an endpoint's alert to the census.
+func (s *Service) foldCensus(g *group, uuid string, generation uint64, names []string) error {
 	for _, name := range names[:min(len(names), maxNamesPerAlert)] {
-		h := hashOf(name)
-		if _, met := g.census[h]; met {
+		key := endpointName{uuid, hashOf(name)}
+		if met, ok := g.names[key]; ok && met.generation >= generation {
 			continue
 		}
-		var known bool
-		err := s.db.View(func(snapshot *badger.Txn) (err error) {
-			known, err = get(snapshot, censusKey(h), func([]byte) error { return nil })
-			return err
+		err := s.db.View(func(snapshot *badger.Txn) error {
+			had, known, err := readNumber(snapshot, namesKey(uuid, key.hash))
+			if err != nil {
+				return err
+			}
+			_, met := g.names[key]
+			g.names[key] = newName{generation: max(had, generation), write: !known || generation > had}
+			if known || met {
+				return nil
+			}
+			n, ok := g.census[key.hash]
+			if !ok {
+				if n, _, err = readNumber(snapshot, censusKey(key.hash)); err != nil {
+					return err
+				}
+			}
+			if g.census[key.hash] = n + 1; n == 0 {
+				g.size++
+				g.grown = true
+			}
+			return nil
 		})
 		if err != nil {
 			return err
-		}
-		g.census[h] = !known
-		if !known {
-			g.size++
-			g.grown = true
 		}
 	}
 	return nil
@@ -190,15 +234,20 @@ func (s *Service) foldCensus(g *group, names []string) error {
 
 // write puts what was gathered into the transaction.
 func (g *group) write(txn *badger.Txn) error {
-	for h, isNew := range g.census {
-		if isNew {
-			if err := txn.Set(censusKey(h), nil); err != nil {
+	for key, name := range g.names {
+		if name.write {
+			if err := writeNumber(txn, namesKey(key.uuid, key.hash), name.generation); err != nil {
 				return err
 			}
 		}
 	}
+	for h, n := range g.census {
+		if err := writeNumber(txn, censusKey(h), n); err != nil {
+			return err
+		}
+	}
 	if g.grown {
-		if err := writeCensus(txn, g.size); err != nil {
+		if err := writeNumber(txn, []byte(censusSizeKey), g.size); err != nil {
 			return err
 		}
 	}

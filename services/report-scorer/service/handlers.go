@@ -63,12 +63,21 @@ func checkUUID(uuid string) error {
 	return nil
 }
 
+// current returns when every clear there is, and every removal up to a
+// revision, is known.
+func (s *Service) current(ctx context.Context, removed uint64) error {
+	if err := s.removals.Obeyed(ctx, removed); err != nil {
+		return unavailable(err)
+	}
+	return unavailable(s.clears.Sync(ctx))
+}
+
 func (s *Service) get(ctx context.Context, q message.ReportRequest) (message.ReportReply, error) {
 	if err := checkUUID(q.UUID); err != nil {
 		return message.ReportReply{}, err
 	}
-	if err := s.clears.Sync(ctx); err != nil {
-		return message.ReportReply{}, unavailable(err)
+	if err := s.current(ctx, q.Removed); err != nil {
+		return message.ReportReply{}, err
 	}
 	r, _, m, err := s.report(ctx, q.UUID)
 	if err != nil {
@@ -84,8 +93,8 @@ func (s *Service) list(ctx context.Context, data []byte) (*bus.Reply, error) {
 	if err := json.Unmarshal(data, &q); err != nil {
 		return nil, fault.New(fault.Invalid, "malformed request: %v", err)
 	}
-	if err := s.clears.Sync(ctx); err != nil {
-		return nil, unavailable(err)
+	if err := s.current(ctx, q.Removed); err != nil {
+		return nil, err
 	}
 	reply := struct {
 		Reports map[string]json.RawMessage `json:"reports"`
@@ -130,6 +139,9 @@ func (s *Service) list(ctx context.Context, data []byte) (*bus.Reply, error) {
 // have been cleared nevertheless; its alerts are in the log.
 func (s *Service) clear(ctx context.Context, q message.ReportRequest) (message.ReportReply, error) {
 	if err := checkUUID(q.UUID); err != nil {
+		return message.ReportReply{}, err
+	}
+	if err := s.current(ctx, q.Removed); err != nil {
 		return message.ReportReply{}, err
 	}
 	fresh, cancel := context.WithTimeout(ctx, freshness)

@@ -16,7 +16,7 @@ type metrics struct {
 	failures *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 
-	folded, malformed, uncounted, cleared, rebuilt prometheus.Counter
+	folded, malformed, uncounted, cleared, rebuilt, removed prometheus.Counter
 
 	census prometheus.Gauge
 }
@@ -39,6 +39,7 @@ func newMetrics(reg prometheus.Registerer, db *store.DB) *metrics {
 		malformed: counter("malformed_messages_total", "Alerts and records that could not be read and were passed over."),
 		uncounted: counter("uncounted_signatures_total", "Names of signatures that reports leave out because of their number or length."),
 		cleared:   counter("cleared_reports_total", "Reports cleared by this replica."),
+		removed:   counter("removed_alerts_total", "Alerts passed over because what their endpoint had stored was removed."),
 		rebuilt:   counter("rebuilt_statistics_total", "Statistics taken from the stream again because a clear came behind alerts already folded."),
 		census: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem,
 			Name: "census_signatures", Help: "Different names of signatures over all endpoints."}),

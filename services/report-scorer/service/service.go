@@ -17,6 +17,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/removal"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/streamwatch"
 	"github.com/nightjar-edr/nightjar/pkg/view"
@@ -35,7 +36,7 @@ const (
 
 var (
 	errStarting = errors.New("starting")
-	errBehind   = errors.New("catching up with the stream ALERTS and the bucket reports")
+	errBehind   = errors.New("catching up with the stream ALERTS and the buckets reports and removed")
 )
 
 // Service is the report scorer. Make it with New and run it with Run.
@@ -45,6 +46,7 @@ type Service struct {
 	kv  jetstream.KeyValue
 	// alerts folds the stream ALERTS, clears the bucket reports.
 	alerts, clears *view.View
+	removals       *removal.Removals
 	metrics        *metrics
 	watch          *streamwatch.Watch
 	serving        atomic.Bool
@@ -89,6 +91,13 @@ func (s *Service) open() (err error) {
 	}
 	s.stale.Store(true)
 	views := view.NewMetrics(s.cfg.Metrics, subsystem)
+	s.removals, err = removal.New(removal.Config{
+		View: view.Config{DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: views},
+		Obey: func(r removal.Removal) error { return s.alerts.Exclusive(func() error { return s.forget(r) }) },
+	})
+	if err != nil {
+		return err
+	}
 	bucket, filter := stream.KVStream(stream.Reports)
 	s.watch = streamwatch.New(s.cfg.Metrics, subsystem, s.cfg.Bus.JS, s.cfg.Log, bucket)
 	s.clears, err = view.New(view.Config{
@@ -101,6 +110,7 @@ func (s *Service) open() (err error) {
 	s.alerts, err = view.New(view.Config{
 		Name: "alerts", Stream: stream.Alerts, Filters: []string{subject.AllAlerts},
 		DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: views, Trace: s.cfg.Bus.Trace, Fold: s.foldAlerts,
+		Removed: s.removals.Reach(stream.Alerts),
 	})
 	return err
 }
@@ -124,6 +134,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	group, work := errgroup.WithContext(work)
 	s.work = work
 	group.Go(func() error { return s.clears.Run(work) })
+	group.Go(func() error { return s.removals.Run(work) })
 	group.Go(func() error { s.keepHouse(work); return nil })
 	group.Go(func() error { s.watch.Run(work); return nil })
 	group.Go(func() error {
@@ -156,13 +167,15 @@ func (s *Service) keepHouse(ctx context.Context) {
 }
 
 // serve answers from when the views have caught up until ctx or work ends.
-// foldAlerts is called when every clear is known.
+// foldAlerts is called when every clear and every removal is known.
 func (s *Service) serve(ctx, work context.Context, foldAlerts func()) error {
 	starting, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(work, cancel)()
-	if err := caughtUp(starting, s.clears); err != nil || starting.Err() != nil {
-		return err
+	for _, v := range []*view.View{s.clears, s.removals.View()} {
+		if err := caughtUp(starting, v); err != nil || starting.Err() != nil {
+			return err
+		}
 	}
 	foldAlerts()
 	if err := caughtUp(starting, s.alerts); err != nil || starting.Err() != nil {
@@ -209,7 +222,7 @@ func (s *Service) Ready() error {
 	if err := s.cfg.Bus.Ready(); err != nil {
 		return err
 	}
-	for _, v := range []*view.View{s.clears, s.alerts} {
+	for _, v := range []*view.View{s.clears, s.removals.View(), s.alerts} {
 		if err := v.Err(); err != nil {
 			return err
 		}
@@ -217,7 +230,7 @@ func (s *Service) Ready() error {
 	if !s.serving.Load() {
 		return errStarting
 	}
-	if !s.clears.Ready() || !s.alerts.Ready() {
+	if !s.clears.Ready() || !s.removals.View().Ready() || !s.alerts.Ready() {
 		return errBehind
 	}
 	return nil

@@ -47,6 +47,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	srv := natstest.Start(t)
 	w := &world{t: t, srv: srv, bus: srv.Bus(t, access.Gateway)}
+	natstest.Removed(t, w.bus)
 	if err := stream.Ensure(t.Context(), w.bus.JS, stream.Alerts, stream.Limits{}); err != nil {
 		t.Fatal(err)
 	}

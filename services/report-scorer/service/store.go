@@ -8,6 +8,8 @@ import (
 	"fmt"
 
 	"github.com/dgraph-io/badger/v4"
+
+	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/services/report-scorer/internal/report"
 )
 
@@ -15,7 +17,9 @@ import (
 //
 //	stats/<uuid>                       statistics of an endpoint
 //	count/<uuid><begin><hash of name>  how often a name occurred, and the name
-//	census/<hash of name>              a name that any alert had
+//	names/<uuid><hash of name>         a name that the endpoint's alerts had, and
+//	                                   the last generation of them
+//	census/<hash of name>              how many endpoints have a name
 //	size/census                        how many of those there are
 //	cleared/<uuid>                     up to where alerts do not count
 //
@@ -26,6 +30,7 @@ import (
 const (
 	statsPrefix   = "stats/"
 	countPrefix   = "count/"
+	namesPrefix   = "names/"
 	censusPrefix  = "census/"
 	censusSizeKey = "size/census"
 	clearedPrefix = "cleared/"
@@ -41,10 +46,11 @@ func hashOf(name string) nameHash {
 }
 
 // record is what the store holds of an endpoint: exact statistics of its
-// alerts with sequences above Begin, up to and including Last.
+// alerts of a generation with sequences above Begin, up to and including Last.
 type record struct {
-	Begin uint64 `json:"begin"`
-	Last  uint64 `json:"last"`
+	Generation uint64 `json:"generation,omitempty"`
+	Begin      uint64 `json:"begin"`
+	Last       uint64 `json:"last"`
 	// Names is how many names are counted, NameBytes what they take in a
 	// report.
 	Names     int          `json:"names"`
@@ -70,6 +76,8 @@ func countsPrefix(uuid string, begin uint64) []byte {
 func countKey(uuid string, begin uint64, h nameHash) []byte {
 	return append(countsPrefix(uuid, begin), h[:]...)
 }
+
+func namesKey(uuid string, h nameHash) []byte { return append([]byte(namesPrefix+uuid), h[:]...) }
 
 func censusKey(h nameHash) []byte { return append([]byte(censusPrefix), h[:]...) }
 
@@ -155,20 +163,26 @@ func readCounts(txn *badger.Txn, uuid string, begin uint64) (map[string]int64, e
 	return counts, nil
 }
 
-// readCensus reads the number of different names over all endpoints.
-func readCensus(txn *badger.Txn) (n uint64, err error) {
-	_, err = get(txn, []byte(censusSizeKey), func(b []byte) error {
+// readNumber reads a number, and tells whether it is there.
+func readNumber(txn *badger.Txn, key []byte) (n uint64, found bool, err error) {
+	found, err = get(txn, key, func(b []byte) error {
 		if len(b) != 8 {
 			return errors.New("malformed number")
 		}
 		n = binary.BigEndian.Uint64(b)
 		return nil
 	})
-	return n, err
+	return n, found, err
 }
 
-func writeCensus(txn *badger.Txn, n uint64) error {
-	return txn.Set([]byte(censusSizeKey), binary.BigEndian.AppendUint64(nil, n))
+func writeNumber(txn *badger.Txn, key []byte, n uint64) error {
+	return txn.Set(key, binary.BigEndian.AppendUint64(nil, n))
+}
+
+// readCensus reads the number of different names over all endpoints.
+func readCensus(txn *badger.Txn) (uint64, error) {
+	n, _, err := readNumber(txn, []byte(censusSizeKey))
+	return n, err
 }
 
 // loadMarks fills the marks from the store.
@@ -230,14 +244,7 @@ func (s *Service) sweep() error {
 	if err != nil {
 		return fmt.Errorf("sweep: %w", err)
 	}
-	batch := s.db.NewWriteBatch()
-	defer batch.Cancel()
-	for _, key := range stale {
-		if err := batch.Delete(key); err != nil {
-			return fmt.Errorf("sweep: %w", err)
-		}
-	}
-	if err := batch.Flush(); err != nil {
+	if err := store.Delete(s.db, stale); err != nil {
 		return fmt.Errorf("sweep: %w", err)
 	}
 	return nil

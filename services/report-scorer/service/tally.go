@@ -53,6 +53,16 @@ type tally struct {
 	uncounted int
 }
 
+func newTally(uuid string, r record) *tally {
+	return &tally{uuid: uuid, record: r, counts: map[nameHash]count{}}
+}
+
+// renewed returns the record that follows one of an earlier generation. It
+// begins behind everything that is counted in that one.
+func (r record) renewed(generation uint64, m mark) record {
+	return record{Generation: generation, Begin: max(r.Last, m.Cleared)}
+}
+
 // add adds an alert. stored reads a count that the tally does not hold yet.
 func (t *tally) add(a *message.Alert, at time.Time, seq uint64, stored func(nameHash) (count, error)) error {
 	t.record.Stats.Add(at, a.Signatures, a.Rules)
@@ -110,14 +120,14 @@ func (s *Service) tally(ctx context.Context, uuid string, m mark) (*tally, error
 		case err != nil:
 			return nil, err
 		case r.Begin < m.Cleared && r.Last <= m.Cleared:
-			r = record{Begin: m.Cleared}
+			r = record{Generation: r.Generation, Begin: m.Cleared}
 		case r.Begin < m.Cleared:
 			if err := s.rebuild(ctx, uuid, m.Cleared); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		return &tally{uuid: uuid, record: r, counts: map[nameHash]count{}}, nil
+		return newTally(uuid, r), nil
 	}
 }
 
@@ -134,8 +144,8 @@ func (s *Service) rebuild(ctx context.Context, uuid string, cleared uint64) erro
 	if old.Begin >= cleared || old.Last <= cleared {
 		return nil
 	}
-	t := tally{uuid: uuid, record: record{Begin: cleared}, counts: map[nameHash]count{}}
-	if err := s.replay(ctx, &t, old.Last); err != nil {
+	t := newTally(uuid, record{Generation: old.Generation, Begin: cleared})
+	if err := s.replay(ctx, t, old.Last); err != nil {
 		return fmt.Errorf("statistics of %s from sequence %d: %w", uuid, cleared, err)
 	}
 	// The last alert may have left the stream; what the record reaches to is
@@ -176,7 +186,7 @@ func (s *Service) rebuild(ctx context.Context, uuid string, cleared uint64) erro
 // including sequence last.
 func (s *Service) replay(ctx context.Context, t *tally, last uint64) error {
 	c, err := s.cfg.Bus.JS.OrderedConsumer(ctx, stream.Alerts, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{"edr.alerts.*." + t.uuid},
+		FilterSubjects: []string{subject.AllAlertsOf(t.uuid)},
 		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy, OptStartSeq: t.record.Begin + 1,
 	})
 	if err != nil {
@@ -208,7 +218,7 @@ func (s *Service) replay(ctx context.Context, t *tally, last uint64) error {
 			return nil
 		}
 		// One that cannot be read was passed over, and counted, by the fold.
-		if a, err := message.ParseAlert(m.Headers(), m.Data()); err == nil && subject.Endpoint(m.Subject()) == t.uuid {
+		if a, err := message.ParseAlert(m.Headers(), m.Data()); err == nil && subject.Endpoint(m.Subject()) == t.uuid && a.Generation == t.record.Generation {
 			if err := t.add(&a, at(&a, meta.Timestamp), seq, func(nameHash) (count, error) { return count{}, nil }); err != nil {
 				return err
 			}
@@ -227,7 +237,7 @@ func (s *Service) report(ctx context.Context, uuid string) (r *message.Report, l
 		torn := false
 		err = s.db.View(func(txn *badger.Txn) error {
 			rec, err := readRecord(txn, uuid)
-			if err != nil || rec.Last <= m.Cleared {
+			if err != nil || rec.Last <= m.Cleared || rec.Generation < s.removals.Generation(uuid) {
 				return err
 			}
 			if torn = rec.Begin < m.Cleared; torn {

@@ -317,13 +317,13 @@ func TestSamples(t *testing.T) {
 			lines[n] = string(l)
 		}
 		for _, e := range ep.Expected {
-			want[message.MsgID(uuid, event.HashOf(ep.Lines[e.Line]))] = found{e.Signatures, e.Criticality, e.Origin}
+			want[message.MsgID(uuid, 0, event.HashOf(ep.Lines[e.Line]))] = found{e.Signatures, e.Criticality, e.Origin}
 		}
 		r.send(uuid, lines...)
 	}
 	got := r.alerts()
 	for _, a := range got {
-		id := message.MsgID(a.Endpoint, a.Hash)
+		id := message.MsgID(a.Endpoint, a.Generation, a.Hash)
 		w, ok := want[id]
 		if !ok || !slices.Equal(a.Signatures, w.signatures) || a.Criticality != w.criticality || string(a.Origin) != w.origin {
 			t.Errorf("got %q %d %s, want %+v", a.Signatures, a.Criticality, a.Origin, w)

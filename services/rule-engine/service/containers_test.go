@@ -289,6 +289,7 @@ func TestContainerFolderIsRemembered(t *testing.T) {
 // The service's own rights on NATS are enough for all of it.
 func TestContainerRights(t *testing.T) {
 	own, all := natstest.Restricted(t, access.Rules)
+	natstest.Removed(t, all)
 	for _, name := range []string{stream.Events, stream.DeadLetters} {
 		if err := stream.Ensure(t.Context(), all.JS, name, stream.Limits{}); err != nil {
 			t.Fatal(err)

@@ -34,6 +34,10 @@
 // acknowledged only after all its alerts are on stable storage. Killing the
 // process at any point therefore neither loses an alert nor raises it twice.
 //
+// Of an event from before the removal of what its endpoint had stored no alert is
+// raised; those that were raised leave the stream (see package removal). The same
+// event sent afterwards is another one.
+//
 // A batch that cannot be read, or that makes the engine panic or the process
 // die five times, becomes a dead letter. While the stream ALERTS refuses
 // messages, batches wait in EVENTS and are tried again.

@@ -51,7 +51,7 @@ func (wk *worker) examine(b *message.Batch) (*outcome, error) {
 			continue
 		}
 		hash := event.HashOf(line)
-		key := raisedKey(b.Endpoint, hash)
+		key := raisedKey(b.Endpoint, b.Generation, hash)
 		if _, repeated := here[key]; repeated {
 			out.repeated++
 			continue
@@ -90,7 +90,7 @@ func (wk *worker) examine(b *message.Batch) (*outcome, error) {
 // of them found something.
 func newAlert(b *message.Batch, line []byte, hash event.Hash, info *event.Info, mark *event.Mark, found *detect.Detection, set *detect.Set) (*message.Alert, error) {
 	a := &message.Alert{
-		Endpoint: b.Endpoint, Hostname: b.Hostname, IP: b.IP, Received: b.Received, TraceParent: b.TraceParent,
+		Endpoint: b.Endpoint, Hostname: b.Hostname, IP: b.IP, Received: b.Received, TraceParent: b.TraceParent, Generation: b.Generation,
 		Time: info.Time, Timed: info.Timed(), Hash: hash, Line: line, Origin: message.OriginAgent,
 	}
 	if !a.Timed {
@@ -133,7 +133,7 @@ func attack(list []detect.Attack) []event.Attack {
 func letter(b *message.Batch, line []byte, reason, detail string) *message.DeadLetter {
 	head := line[:min(len(line), message.DeadLetterHead)]
 	return &message.DeadLetter{
-		Endpoint: b.Endpoint, Reason: reason, Detail: detail, Received: b.Received,
+		Endpoint: b.Endpoint, Reason: reason, Detail: detail, Received: b.Received, Generation: b.Generation,
 		Line: append([]byte(nil), head...), Size: int64(len(line)), SHA256: sha256.Sum256(line),
 	}
 }

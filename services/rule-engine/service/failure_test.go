@@ -18,6 +18,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+	"github.com/nightjar-edr/nightjar/pkg/natstest"
 )
 
 // wantOnce checks that each of n events of endpointA raised exactly one alert.
@@ -345,6 +346,7 @@ func TestPermissions(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &rig{t: t, bus: &bus.Bus{NC: nc, JS: js, Log: lifecycle.Discard()}}
+	natstest.Removed(t, r.bus)
 	for _, name := range []string{stream.Events, stream.DeadLetters} {
 		if err := stream.Ensure(t.Context(), js, name, stream.Limits{}); err != nil {
 			t.Fatal(err)

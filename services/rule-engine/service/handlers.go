@@ -49,6 +49,8 @@ func (s *Service) handlers() map[string]bus.Handler {
 		message.RulesList:   bus.JSON(s.list),
 		message.RulesCount:  bus.JSON(s.count),
 		message.RulesAgent:  bus.JSON(s.agent),
+
+		message.AlertsCleared: bus.JSON(s.cleared),
 	}
 }
 

@@ -27,6 +27,7 @@ type metrics struct {
 	alerts        *prometheus.CounterVec
 	repeated      prometheus.Counter
 	retries       prometheus.Counter
+	removed       prometheus.Counter
 	refused       prometheus.Counter
 	deadLetters   *prometheus.CounterVec
 	batchDuration prometheus.Histogram
@@ -54,6 +55,7 @@ func newMetrics(reg prometheus.Registerer, s *Service) *metrics {
 		filtered: counter("filtered_events_total", "Events in the batches acknowledged that a filter rule matched."),
 		alerts:   prometheus.NewCounterVec(prometheus.CounterOpts(opts("alerts_total", "Alerts raised.")), []string{"severity", "origin"}),
 		repeated: counter("repeated_total", "Events in the batches acknowledged whose alert had been raised before."),
+		removed:  counter("removed_batches_total", "Batches passed over because what their endpoint had stored was removed."),
 		retries:  counter("retries_total", "Batches handed back to be worked on again."),
 		refused:  counter("refused_alerts_total", "Alerts that the stream ALERTS refused, which are tried again."),
 		deadLetters: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "nightjar", Name: "dead_letters_total",
@@ -67,7 +69,7 @@ func newMetrics(reg prometheus.Registerer, s *Service) *metrics {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts(name, help)), f)
 	}
 	reg.MustRegister(m.requests, m.requestDuration, m.errors, m.batches, m.events, m.filtered, m.alerts, m.repeated,
-		m.retries, m.refused, m.deadLetters, m.batchDuration, m.pending, m.unacked,
+		m.retries, m.removed, m.refused, m.deadLetters, m.batchDuration, m.pending, m.unacked,
 		gauge("rules", "Compiled rules, those that wait for a container included.", func() float64 { return float64(s.rules.current.Load().set.Count()) }),
 		gauge("rules_waiting", "Rules that wait for a container.", func() float64 { return float64(len(s.rules.current.Load().set.Waiting())) }),
 		gauge("rules_failed", "Rules of the set in force that panicked and are set aside.", func() float64 { return float64(s.rules.current.Load().failed.Load()) }),

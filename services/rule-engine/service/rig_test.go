@@ -40,6 +40,7 @@ func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{t: t, srv: natstest.Start(t)}
 	r.bus = r.srv.Bus(t, "test")
+	natstest.Removed(t, r.bus)
 	for _, name := range []string{stream.Events, stream.DeadLetters} {
 		if err := stream.Ensure(t.Context(), r.bus.JS, name, stream.Limits{}); err != nil {
 			t.Fatal(err)
@@ -187,6 +188,9 @@ func (r *rig) raw(name string) []*jetstream.RawStreamMsg {
 	var out []*jetstream.RawStreamMsg
 	for seq := s.CachedInfo().State.FirstSeq; seq > 0 && seq <= s.CachedInfo().State.LastSeq; seq++ {
 		m, err := s.GetMsg(r.t.Context(), seq)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue // removed
+		}
 		if err != nil {
 			r.t.Fatal(err)
 		}

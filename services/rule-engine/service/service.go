@@ -15,6 +15,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
 	"github.com/nightjar-edr/nightjar/pkg/objects"
+	"github.com/nightjar-edr/nightjar/pkg/removal"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/streamwatch"
 	"github.com/nightjar-edr/nightjar/pkg/view"
@@ -42,6 +43,7 @@ type Service struct {
 	rules      *ruleSet
 	rulesFold  *view.View
 	raisedFold *view.View
+	removals   *removal.Removals
 	published  published
 	alerts     *bus.Publisher
 
@@ -104,6 +106,9 @@ func (s *Service) open() (err error) {
 	if s.raisedFold, err = s.raisedView(s.metrics.views); err != nil {
 		return err
 	}
+	if s.removals, err = s.newRemovals(s.metrics.views); err != nil {
+		return err
+	}
 	s.published.seq = s.raisedFold.Position()
 	s.walk = newWalk(s)
 	bucket, _ := stream.KVStream(stream.Rules)
@@ -119,7 +124,7 @@ func (s *Service) Ready() error {
 	if err := s.cfg.Bus.Ready(); err != nil {
 		return err
 	}
-	for name, v := range map[string]*view.View{"rules": s.rulesFold, "raised alerts": s.raisedFold} {
+	for name, v := range map[string]*view.View{"rules": s.rulesFold, "raised alerts": s.raisedFold, "removals": s.removals.View()} {
 		if err := v.Err(); err != nil {
 			return err
 		}
@@ -154,7 +159,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	defer background.Wait()
 	defer stop()
 
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
 	start := func(f func(context.Context) error) {
 		background.Go(func() {
 			if err := f(work); err != nil {
@@ -167,6 +172,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	}
 	start(s.rulesFold.Run)
 	start(s.raisedFold.Run)
+	start(s.removals.Run)
 	start(s.followContainers)
 	background.Go(func() { store.CollectGarbage(work, s.db, garbageEvery) })
 	background.Go(func() { s.tidyContainers(work) })
@@ -280,8 +286,10 @@ func (s *Service) catchUp(ctx context.Context) error {
 	if err := s.rulesFold.WaitReady(ctx); err != nil {
 		return err
 	}
-	if err := s.raisedFold.WaitReady(ctx); err != nil {
-		return err
+	for _, v := range []*view.View{s.raisedFold, s.removals.View()} {
+		if err := v.WaitReady(ctx); err != nil {
+			return err
+		}
 	}
 	return s.importRules(ctx)
 }

@@ -1,6 +1,7 @@
 package ruleengine
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -16,8 +17,9 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
-// Keys of the store. Those of raised alerts are prefixRaised, the endpoint and
-// the 16 bytes of the event's hash, with an empty value. Those of attempts are
+// Keys of the store. Those of raised alerts are prefixRaised, the endpoint, the
+// generation unless it is 0, and the 16 bytes of the event's hash, with an empty
+// value. Those of attempts are
 // prefixAttempts and a sequence of the stream EVENTS.
 var (
 	keyRules       = []byte("rules/set")
@@ -28,8 +30,12 @@ var (
 // attemptsLife is how long the attempts on a batch are remembered.
 const attemptsLife = 24 * time.Hour
 
-func raisedKey(endpoint string, hash event.Hash) string {
-	return prefixRaised + endpoint + "/" + string(hash[:])
+func raisedKey(endpoint string, generation uint64, hash event.Hash) string {
+	key := []byte(prefixRaised + endpoint + "/")
+	if generation > 0 {
+		key = binary.BigEndian.AppendUint64(key, generation)
+	}
+	return string(append(key, hash[:]...))
 }
 
 // loadRules puts the stored rule set into force.
@@ -96,6 +102,7 @@ func (s *Service) rulesView(metrics *view.Metrics) (*view.View, error) {
 func (s *Service) raisedView(metrics *view.Metrics) (*view.View, error) {
 	return view.New(view.Config{
 		Name: "raised", Stream: stream.Alerts, DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: metrics, Trace: s.cfg.Bus.Trace, Pace: raisedPace,
+		Removed: func(ctx context.Context) (uint64, error) { return s.removals.Reach(stream.Alerts)(ctx) },
 		Fold: func(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 			keys := make([]string, 0, len(msgs))
 			for i := range msgs {
@@ -105,8 +112,12 @@ func (s *Service) raisedView(metrics *view.Metrics) (*view.View, error) {
 					s.cfg.Log.Error("alert without a hash is passed over", "sequence", m.Seq, "error", err)
 					continue
 				}
-				key := raisedKey(subject.Endpoint(m.Subject), hash)
+				endpoint, generation := subject.Endpoint(m.Subject), message.GenerationOf(m.Header)
+				key := raisedKey(endpoint, generation, hash)
 				keys = append(keys, key)
+				if generation < s.removals.Generation(endpoint) {
+					continue
+				}
 				e := badger.NewEntry([]byte(key), nil)
 				if life := s.cfg.RetentionAlerts; life > 0 {
 					left := life - time.Since(m.Time)

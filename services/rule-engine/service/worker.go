@@ -158,6 +158,10 @@ func (wk *worker) guarded(m jetstream.Msg) (out *outcome, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errPoison, err)
 	}
+	if b.Generation < wk.s.removals.Generation(b.Endpoint) {
+		wk.s.metrics.removed.Inc()
+		return &outcome{}, nil
+	}
 	if cur := wk.s.rules.current.Load(); cur != wk.snap {
 		wk.snap, wk.detector = cur, cur.set.NewWorker()
 	}
@@ -281,7 +285,7 @@ func poison(m jetstream.Msg, meta *jetstream.MsgMetadata, cause error) *message.
 		content = lines
 	}
 	return &message.DeadLetter{
-		Endpoint: subject.Endpoint(m.Subject()), Reason: message.ReasonPoison, Received: meta.Timestamp,
+		Endpoint: subject.Endpoint(m.Subject()), Reason: message.ReasonPoison, Received: meta.Timestamp, Generation: message.GenerationOf(m.Headers()),
 		Detail: fmt.Sprintf("sequence %d of stream %s: %v", meta.Sequence.Stream, meta.Stream, cause),
 		Line:   content[:min(len(content), message.DeadLetterHead)], Size: int64(len(content)), SHA256: sha256.Sum256(content),
 	}

@@ -53,6 +53,15 @@ func (c *cache) put(k cacheKey, v cached) {
 	}
 }
 
+// drop removes all values of an endpoint.
+func (c *cache) drop(endpoint string) {
+	for _, k := range c.lru.Keys() {
+		if k.id.endpoint == endpoint {
+			c.lru.Remove(k)
+		}
+	}
+}
+
 // hashSet is the set of the hashes of a chunk's lines.
 type hashSet struct {
 	set map[event.Hash]struct{}

@@ -19,7 +19,7 @@ const dropDeletes = 1000
 // endpoints meanwhile; those of others may be. Where it ends early, with the
 // error of ctx or of the store, it can be called again.
 func Drop(ctx context.Context, db *store.DB, gone func(endpoint string) bool) (deleted int, err error) {
-	for _, prefix := range []byte{prefixIndex, prefixBody, prefixHash} {
+	for _, prefix := range []byte{prefixIndex, prefixBody, prefixHash, prefixGeneration} {
 		for _, kind := range []Kind{Events, Alerts} {
 			for from := []byte{prefix, byte(kind)}; from != nil; {
 				if err := ctx.Err(); err != nil {
@@ -29,15 +29,7 @@ func Drop(ctx context.Context, db *store.DB, gone func(endpoint string) bool) (d
 				if keys, from, err = ofGone(ctx, db, from, gone); err != nil {
 					return deleted, fmt.Errorf("look for what is to be dropped: %w", err)
 				}
-				err := db.Update(func(txn *badger.Txn) error {
-					for _, key := range keys {
-						if err := txn.Delete(key); err != nil {
-							return err
-						}
-					}
-					return nil
-				})
-				if err != nil {
+				if err := store.Delete(db, keys); err != nil {
 					return deleted, fmt.Errorf("drop: %w", err)
 				}
 				deleted += len(keys)

@@ -51,6 +51,9 @@ func TestDrop(t *testing.T) {
 	}
 	for i, name := range names {
 		for k, kind := range []Kind{Events, Alerts} {
+			if err := NewWriter(db, kind, 1<<20).Forget(name, 7); err != nil {
+				t.Fatal(err)
+			}
 			if n := put(t, db, NewWriter(db, kind, 1<<20), uint64(2*i+k+1), entries(name)); n != len(entries(name)) {
 				t.Fatalf("%d lines of %q stored", n, name)
 			}

@@ -18,6 +18,14 @@ const (
 	Alerts Kind = 'a'
 )
 
+// String names the kind.
+func (k Kind) String() string {
+	if k == Alerts {
+		return "alert"
+	}
+	return "event"
+}
+
 // First bytes of the keys.
 const (
 	prefixIndex = 'c'

@@ -121,7 +121,7 @@ func Read(h nats.Header, data []byte) (*Alert, error) {
 	}
 	a := &Alert{Alert: parsed, ID: h.Get(nats.MsgIdHdr), Severity: subject.SeverityOf(parsed.Criticality), Payload: data}
 	if a.ID == "" {
-		a.ID = message.MsgID(a.Endpoint, a.Hash)
+		a.ID = message.MsgID(a.Endpoint, a.Generation, a.Hash)
 	}
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.UseNumber()

@@ -7,7 +7,7 @@ import (
 
 // Dashboards returns the overview and one dashboard for each service.
 func Dashboards() []Dashboard {
-	return []Dashboard{overview(), gateway(), ruleEngine(), registry(), dispatch(), ingest(), scorer(), forwarder()}
+	return []Dashboard{overview(), gateway(), ruleEngine(), registry(), dispatch(), ingest(), scorer(), forwarder(), canary()}
 }
 
 // graph is a panel with one query.

@@ -116,3 +116,14 @@ func forwarder() Dashboard {
 			graph("Attempt, 99 %", "s", "Time within which 99 of 100 attempts end.", `histogram_quantile(0.99, sum by (le) (rate(`+m+`send_duration_seconds_bucket{instance=~"$instance"}[$__rate_interval])))`, "99 %"),
 		}})
 }
+
+func canary() Dashboard {
+	const m = "nightjar_canary_"
+	return service("canary", "Whether an event and a command come through the whole manager, seen from outside.",
+		Row{"Rounds", []Panel{
+			graph("Rounds", "cps", "Rounds that have ended, by result.", `sum by (result) (rate(`+m+`rounds_total{instance=~"$instance"}[$__rate_interval]))`, "{{result}}"),
+			graph("Since the last success", "s", "Time since an event and a command last came through.", `time() - max by (instance) (`+m+`last_success_timestamp_seconds{instance=~"$instance"})`, "{{instance}}"),
+			graph("Failures", "cps", "Steps that have failed: the first to fail is where to look.", `sum by (step, reason) (rate(`+m+`step_failures_total{instance=~"$instance"}[$__rate_interval])) > 0`, "{{step}}: {{reason}}"),
+			graph("Step, half of them", "s", "Time within which half of the steps succeed.", `histogram_quantile(0.5, sum by (le, step) (rate(`+m+`step_duration_seconds_bucket{instance=~"$instance"}[$__rate_interval])))`, "{{step}}"),
+		}})
+}

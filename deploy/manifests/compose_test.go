@@ -175,8 +175,7 @@ func TestPorts(t *testing.T) {
 	}
 }
 
-// Events are kept by log-ingest as long as by the stream that a lost store is
-// built again from.
+// Artifacts are kept as long as the alerts that name them.
 func TestRetentionsAgree(t *testing.T) {
 	flag := func(service, name string) string {
 		m := regexp.MustCompile(`(?m)^` + name + `: (\S+)$`).FindStringSubmatch(read(t, "deploy", "config", service+".yaml"))
@@ -184,9 +183,6 @@ func TestRetentionsAgree(t *testing.T) {
 			t.Fatalf("%s has no %s", service, name)
 		}
 		return m[1]
-	}
-	if a, b := flag(access.Gateway, "retention-events"), flag(access.Ingest, "retention-events"); a != b {
-		t.Errorf("events: %s and %s", a, b)
 	}
 	if a, b := flag(access.Rules, "retention-alerts"), flag(access.Ingest, "retention-alerts"); a != b {
 		t.Errorf("alerts: %s and %s", a, b)

@@ -81,11 +81,10 @@ func ingest() Dashboard {
 				and(`sum(rate(`+m+`events_repeated_total{instance=~"$instance"}[$__rate_interval]))`, "repeated").and(`sum(rate(`+m+`events_untimed_total{instance=~"$instance"}[$__rate_interval]))`, "untimed"),
 			graph("Alerts", "cps", "Alerts stored, and passed over as repetitions.", `sum(rate(`+m+`alerts_stored_total{instance=~"$instance"}[$__rate_interval]))`, "stored").and(`sum(rate(`+m+`alerts_repeated_total{instance=~"$instance"}[$__rate_interval]))`, "repeated"),
 			graph("Chunks", "cps", "Chunks written, by kind.", `sum by (kind) (rate(`+m+`chunks_total{instance=~"$instance"}[$__rate_interval]))`, "{{kind}}"),
-			graph("Passed over", "cps", "Messages that cannot be read or whose retention had ended.", `sum by (stream) (rate(`+m+`unreadable_total{instance=~"$instance"}[$__rate_interval]))`, "unreadable: {{stream}}").
-				and(`sum by (stream) (rate(`+m+`expired_total{instance=~"$instance"}[$__rate_interval]))`, "expired: {{stream}}"),
+			graph("Passed over", "cps", "Messages that cannot be read.", `sum by (stream) (rate(`+m+`unreadable_total{instance=~"$instance"}[$__rate_interval]))`, "unreadable: {{stream}}"),
 			graph("Answered lines", "cps", "Events and alerts given in answers.", `sum(rate(`+m+`answered_lines_total{instance=~"$instance"}[$__rate_interval]))`, "lines"),
 			graph("Answered bytes", "Bps", "Bytes of the lines given in answers.", `sum(rate(`+m+`answered_bytes_total{instance=~"$instance"}[$__rate_interval]))`, "bytes"),
-			graph("Deleted", "cps", "Entries of the store deleted after their retention.", `sum(rate(`+m+`expired_entries_deleted_total{instance=~"$instance"}[$__rate_interval]))`, "entries"),
+			graph("Deleted", "cps", "Entries of the store deleted after their retention.", `sum by (stream) (rate(`+m+`swept_entries_total{instance=~"$instance"}[$__rate_interval]))`, "{{stream}}"),
 		}},
 		requests("log-ingest"), stores("log-ingest"))
 }

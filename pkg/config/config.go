@@ -198,6 +198,16 @@ func (b *Bytes) Set(s string) error {
 	return nil
 }
 
+// CheckBelow returns an error unless a size at which the oldest is removed is
+// below the one, of flag name, at which more is refused, so that it has an
+// effect.
+func CheckBelow(size Bytes, name string, limit Bytes) error {
+	if limit > 0 && size >= limit {
+		return fmt.Errorf("want less than %s, where more is refused", name)
+	}
+	return nil
+}
+
 // Sync is a flag value: always, or the interval at which what was
 // acknowledged reaches stable storage.
 type Sync struct {

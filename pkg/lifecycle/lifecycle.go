@@ -17,6 +17,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/bus"
 	"github.com/nightjar-edr/nightjar/pkg/config"
+	"github.com/nightjar-edr/nightjar/pkg/diskuse"
 	"github.com/nightjar-edr/nightjar/pkg/ops"
 	"github.com/nightjar-edr/nightjar/pkg/tracing"
 )
@@ -43,7 +44,14 @@ type Env struct {
 	Sync bool
 	// Replicas is the number of copies of each stream and bucket.
 	Replicas int
+	// Room, if not nil, tells why nothing may be written to DataDir at the
+	// moment. It is cheap and safe for concurrent use.
+	Room func() error
 }
+
+// DefaultMinFree is how many bytes of the file system of a data folder stay
+// free unless told otherwise.
+const DefaultMinFree = 512 << 20
 
 // Component is a service.
 type Component interface {
@@ -122,6 +130,8 @@ func (p Program) Main(args []string, stderr *os.File) int {
 	config.Check(fs, "ops-addr", func() error { return config.CheckAddress(*opsAddr) })
 	sync := config.Sync{Always: true}
 	fs.Var(&sync, "sync", "always: every commit waits for stable storage; or an interval such as 10s")
+	minFree := config.Bytes(DefaultMinFree)
+	fs.Var(&minFree, "min-free", "bytes of the file system of data-dir that stay free, at most a fifth of it; nothing is written while fewer are")
 	logger := AddLogFlags(fs)
 	traces := tracing.AddFlags(fs)
 	build := p.Flags(fs)
@@ -150,6 +160,11 @@ func (p Program) Main(args []string, stderr *os.File) int {
 	defer exporter.Close()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	guard := diskuse.NewGuard(filepath.Clean(*dir), 0, int64(minFree))
+	if err := errors.Join(guard.Startable(), guard.Measure()); err != nil {
+		return fail(ExitFailed, err)
+	}
+	go guard.Run(ctx, func(err error) { log.Warn("look at the room of the store", "error", err) })
 	user := p.Name
 	if p.UserFlag != "" {
 		user = fs.Lookup(p.UserFlag).Value.String()
@@ -167,7 +182,7 @@ func (p Program) Main(args []string, stderr *os.File) int {
 	}
 	defer o.Close()
 	o.Registry("process").MustRegister(ops.SyncInterval(sync.Interval), bus.CertificateExpiry(b))
-	c, err := build(Env{Bus: b, Log: log.With("service", p.Name), Metrics: o.Registry(p.Name), DataDir: filepath.Clean(*dir), Sync: sync.Always, Replicas: *replicas})
+	c, err := build(Env{Bus: b, Log: log.With("service", p.Name), Metrics: o.Registry(p.Name), DataDir: filepath.Clean(*dir), Sync: sync.Always, Replicas: *replicas, Room: guard.Full})
 	if err != nil {
 		if errors.Is(err, ErrUsage) {
 			return fail(ExitUsage, err)
@@ -175,6 +190,7 @@ func (p Program) Main(args []string, stderr *os.File) int {
 		return fail(ExitFailed, err)
 	}
 	o.Check(p.Name, c.Ready)
+	o.Check("room", guard.Full)
 	go o.Serve()
 	log.Info("started", "service", p.Name)
 	if err := RunAll(ctx, log, c); err != nil {

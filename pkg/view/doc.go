@@ -13,8 +13,10 @@
 // stops, says why in Err, in the log and in a metric, and is not ready. That
 // holds at the start, when the connection comes back, and from time to time
 // between. Messages that were deleted from within the stream are logged and
-// counted: a view that is built anew would miss them as well. What a removal has
-// taken on purpose is no gap, see Config.Removed.
+// counted: a view that is built anew would miss them as well. So are those whose
+// retention ended before the view came to them, as its owner says of the stream
+// (stream.RemovedBelow). What a removal has taken on purpose is no gap and not
+// counted, see Config.Removed.
 //
 // A view of some subjects cannot tell whose messages have left the stream.
 // While it runs its position follows those that are not for it, so that their

@@ -7,6 +7,8 @@ import (
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 )
 
 // identify holds the stream against what the position says of it.
@@ -22,10 +24,32 @@ func (v *View) identify(ctx context.Context, info *jetstream.StreamInfo) error {
 	case st.LastSeq < v.pos.Seq:
 		return fmt.Errorf("%w: stream %s ends at sequence %d, the view had reached %d", ErrGap, v.cfg.Stream, st.LastSeq, v.pos.Seq)
 	case !v.cfg.Compacted && st.FirstSeq > v.pos.Seq+1:
-		if removed, err := v.removed(ctx, info, st.FirstSeq-1, v.pos.Time); removed || err != nil {
+		return v.begins(ctx, info, v.pos.Seq, st.FirstSeq)
+	}
+	return nil
+}
+
+// begins tells whether a stream that begins with sequence first, behind what
+// comes next for the view, has a gap: unless all that is missing was removed,
+// below the mark of retention because its time had ended, and from there on by a
+// removal. What ended before the view came to it is counted and logged.
+func (v *View) begins(ctx context.Context, info *jetstream.StreamInfo, last, first uint64) error {
+	below := stream.RemovedBelow(info.Config)
+	if first > below {
+		if removed, err := v.removed(ctx, first-1); err != nil {
 			return err
+		} else if !removed {
+			return fmt.Errorf("%w: stream %s begins at sequence %d, the view had reached only %d", ErrGap, v.cfg.Stream, first, last)
 		}
-		return fmt.Errorf("%w: stream %s begins at sequence %d, the view had reached only %d", ErrGap, v.cfg.Stream, st.FirstSeq, v.pos.Seq)
+	}
+	after, before := max(last+1, v.passed)-1, min(first, below)
+	if before <= after+1 {
+		return nil
+	}
+	v.passed = before
+	v.cfg.Log.Warn("messages ended with their retention before the view came to them", "view", v.cfg.Name, "stream", v.cfg.Stream, "after", after, "before", before)
+	if m := v.cfg.Metrics; m != nil {
+		m.missing.WithLabelValues(v.cfg.Name).Add(float64(before - after - 1))
 	}
 	return nil
 }
@@ -44,38 +68,33 @@ func (v *View) check(ctx context.Context, s jetstream.Stream, idle bool) (again 
 	return idle && v.skips() && info.State.LastSeq > v.pos.Seq, nil
 }
 
-// removed tells whether messages behind one of the time after, up to and
-// including sequence last, were removed from the stream on purpose: a removal
-// reaches so far, and none of them can have expired, as they are not older than
-// that message.
-func (v *View) removed(ctx context.Context, info *jetstream.StreamInfo, last uint64, after time.Time) (bool, error) {
+// removed tells whether what is missing from the stream up to and including a
+// sequence may be what a removal has taken.
+func (v *View) removed(ctx context.Context, seq uint64) (bool, error) {
 	if v.cfg.Removed == nil {
-		return false, nil
-	}
-	if age := info.Config.MaxAge; age > 0 && !info.TimeStamp.Before(after.Add(age)) {
 		return false, nil
 	}
 	reach, err := v.cfg.Removed(ctx)
 	if err != nil {
 		return false, fmt.Errorf("what was removed from stream %s: %w", v.cfg.Stream, err)
 	}
-	return last <= reach, nil
+	return seq <= reach, nil
 }
 
 // skips tells whether messages of the stream are not for this view, so that
 // its position says nothing of them.
 func (v *View) skips() bool { return len(v.cfg.Filters) > 0 && !v.cfg.Compacted }
 
-// advance brings the position forward to seq, that of a message of the time
-// at, where nothing up to there is left to be folded. Otherwise the position of a view that gets few of a
-// stream's messages would fall behind the stream's first one, as the others
-// expire, and look like a gap.
-func (v *View) advance(seq uint64, at time.Time) error {
+// advance brings the position forward to seq where nothing up to there is left
+// to be folded. Otherwise the position of a view that gets few of a stream's
+// messages would fall behind the stream's first one, as the others are removed,
+// and look like a gap.
+func (v *View) advance(seq uint64) error {
 	if !v.skips() || seq <= v.pos.Seq {
 		return nil
 	}
 	next := v.pos
-	next.Seq, next.Time = seq, at
+	next.Seq = seq
 	err := v.cfg.DB.Update(func(txn *badger.Txn) error { return v.write(txn, next) })
 	if err != nil {
 		return fmt.Errorf("write position: %w", err)
@@ -95,33 +114,36 @@ func (v *View) contiguous(ctx context.Context, s jetstream.Stream, group []Msg) 
 	if v.cfg.Compacted || len(v.cfg.Filters) > 0 {
 		return nil
 	}
-	last, at := v.pos.Seq, v.pos.Time
+	last := v.pos.Seq
 	for i := range group {
 		m := &group[i]
 		if last > 0 && m.Seq > last+1 {
-			if err := v.missing(ctx, s, last, m.Seq, at); err != nil {
+			if err := v.missing(ctx, s, last, m.Seq); err != nil {
 				return err
 			}
 		}
-		if m.Seq > last {
-			last, at = m.Seq, m.Time
-		}
+		last = max(last, m.Seq)
 	}
 	return nil
 }
 
-// missing reports that nothing came between two sequences, the first that of a
-// message of the time at.
-func (v *View) missing(ctx context.Context, s jetstream.Stream, last, next uint64, at time.Time) error {
+// missing reports that nothing came between two sequences.
+func (v *View) missing(ctx context.Context, s jetstream.Stream, last, next uint64) error {
 	info, err := s.Info(ctx)
 	if err != nil {
 		return err
 	}
-	if removed, err := v.removed(ctx, info, next-1, at); removed || err != nil {
-		return err
+	if first := min(info.State.FirstSeq, next); first > last+1 {
+		if err := v.begins(ctx, info, last, first); err != nil {
+			return err
+		}
+		last = first - 1
 	}
-	if info.State.FirstSeq > last+1 {
-		return fmt.Errorf("%w: stream %s begins at sequence %d, the view had reached only %d", ErrGap, v.cfg.Stream, info.State.FirstSeq, last)
+	if last+1 == next {
+		return nil
+	}
+	if removed, err := v.removed(ctx, next-1); removed || err != nil {
+		return err
 	}
 	v.cfg.Log.Error("messages were deleted from within the stream", "view", v.cfg.Name, "stream", v.cfg.Stream, "after", last, "before", next)
 	if m := v.cfg.Metrics; m != nil {

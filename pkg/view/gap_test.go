@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nightjar-edr/nightjar/pkg/bus"
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
@@ -86,6 +87,43 @@ func purge(t *testing.T, b *bus.Bus, seq uint64) {
 	}
 	if err := s.Purge(t.Context(), jetstream.WithPurgeSequence(seq)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestRetentionIsNoGap has messages end with their retention before a view that
+// was away came to them: it goes on and says how many it has not seen. One
+// message more that is missing is a gap.
+func TestRetentionIsNoGap(t *testing.T) {
+	for _, filters := range [][]string{nil, {"s.a"}} {
+		t.Run(fmt.Sprint(filters), func(t *testing.T) {
+			c := setup(t)
+			c.filters = filters
+			c.open()
+			if err := c.Wait(t.Context(), publish(t, c.bus, "s.a", 10)); err != nil {
+				t.Fatal(err)
+			}
+			c.stop()
+			publish(t, c.bus, "s.a", 20)
+			if err := stream.Remove(t.Context(), c.bus.JS, "S", 21); err != nil {
+				t.Fatal(err)
+			}
+			c.open()
+			if err := c.Wait(t.Context(), 30); err != nil {
+				t.Fatal(err)
+			}
+			if n, missed := c.count("s.a"), c.metric("view_missing_messages_total"); n != 20 || missed != 10 || c.metric("view_gap") != 0 {
+				t.Errorf("%d messages, %v missed, want 20 and 10", n, missed)
+			}
+			c.stop()
+			publish(t, c.bus, "s.a", 20)
+			if err := stream.Remove(t.Context(), c.bus.JS, "S", 41); err != nil {
+				t.Fatal(err)
+			}
+			purge(t, c.bus, 42)
+			c.open()
+			c.gap(20)
+			c.stop()
+		})
 	}
 }
 
@@ -322,38 +360,36 @@ func TestServerReplaced(t *testing.T) {
 	c.gap(10)
 }
 
-// What a removal has taken while the view was away is no gap, unless it may have
-// expired as well or stands behind what the removal reaches.
+// What a removal has taken while the view was away is no gap, unless it stands
+// behind what the removal reaches. What may have ended with its retention as well
+// is counted.
 func TestRemovedIsNoGap(t *testing.T) {
 	for name, c := range map[string]struct {
-		reach uint64
-		since time.Duration
-		gap   bool
+		reach, below uint64
+		missed       float64
+		gap          bool
 	}{
-		"removed":                      {19, 0, false},
-		"behind the removal":           {18, 0, true},
-		"as old as what has expired":   {19, 2 * time.Hour, true},
-		"no removal":                   {0, 0, true},
-		"younger than what can expire": {19, 30 * time.Minute, false},
+		"removed":                               {reach: 19},
+		"behind the removal":                    {reach: 18, gap: true},
+		"no removal":                            {gap: true},
+		"all below the mark, too":               {reach: 19, below: 20, missed: 9},
+		"some below the mark, the rest removed": {reach: 19, below: 15, missed: 4},
+		"the mark was reached before":           {reach: 19, below: 11},
+		"behind both":                           {reach: 18, below: 19, gap: true},
 	} {
 		for _, filters := range [][]string{nil, {"s.a"}} {
 			t.Run(fmt.Sprint(name, filters), func(t *testing.T) {
 				c0 := setup(t)
 				c0.filters, c0.removed = filters, func(context.Context) (uint64, error) { return c.reach, nil }
-				kept := streamConfig
-				kept.MaxAge = time.Hour
-				if _, err := c0.bus.JS.UpdateStream(t.Context(), kept); err != nil {
-					t.Fatal(err)
-				}
 				c0.open()
 				if err := c0.Wait(t.Context(), publish(t, c0.bus, "s.a", 10)); err != nil {
 					t.Fatal(err)
 				}
 				c0.stop()
-				if c.since > 0 {
-					c0.edit(func(pos map[string]any) { pos["time"] = time.Now().Add(-c.since) })
-				}
 				last := publish(t, c0.bus, "s.a", 10)
+				if err := stream.Remove(t.Context(), c0.bus.JS, "S", c.below); err != nil {
+					t.Fatal(err)
+				}
 				purge(t, c0.bus, last) // all but the last
 				c0.open()
 				defer c0.stop()
@@ -364,8 +400,8 @@ func TestRemovedIsNoGap(t *testing.T) {
 				if err := c0.Wait(t.Context(), last); err != nil {
 					t.Fatal(err)
 				}
-				if n := c0.count("s.a"); n != 11 || c0.Err() != nil || c0.metric("view_missing_messages_total") != 0 {
-					t.Errorf("%d messages, %v, %v missing", n, c0.Err(), c0.metric("view_missing_messages_total"))
+				if n, missed := c0.count("s.a"), c0.metric("view_missing_messages_total"); n != 11 || c0.Err() != nil || missed != c.missed {
+					t.Errorf("%d messages, %v, %v missed, want %v", n, c0.Err(), missed, c.missed)
 				}
 			})
 		}

@@ -35,7 +35,7 @@ func NewMetrics(reg prometheus.Registerer, service string) *Metrics {
 		lag:      gauge("view_lag_messages", "Messages of the stream that are not folded yet."),
 		gap:      gauge("view_gap", "1 when the view has met a gap in its stream and stands still."),
 		folded:   counter("view_folded_messages_total", "Messages folded."),
-		missing:  counter("view_missing_messages_total", "Messages that were deleted from within the stream before the view had them."),
+		missing:  counter("view_missing_messages_total", "Messages that left the stream before the view had them, with their retention or deleted from within."),
 	}
 }
 

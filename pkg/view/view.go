@@ -84,8 +84,8 @@ type Config struct {
 	Trace *tracing.Tracer
 	Fold  Fold
 	// Removed returns the sequence up to which messages may have been removed
-	// from the stream on purpose. Up to there, those that are missing and too
-	// young to have expired are no gap. May be nil.
+	// from the stream on purpose. Up to there, those that are missing are no
+	// gap. May be nil.
 	Removed func(ctx context.Context) (uint64, error)
 	// CheckEvery is how often a running view makes sure that its stream is
 	// still the same; 0 means 10 seconds.
@@ -94,6 +94,9 @@ type Config struct {
 	// unless so much has come that one is full. What comes meanwhile is
 	// folded together.
 	Pace time.Duration
+	// Room, if not nil, tells why nothing may be written to the store at the
+	// moment. The view waits meanwhile, and is not ready.
+	Room func() error
 }
 
 // checkEvery is what CheckEvery is by default.
@@ -107,9 +110,6 @@ type position struct {
 	// wants: that of the last message folded, or a later one behind which
 	// nothing of interest was.
 	Seq uint64 `json:"seq"`
-	// Time is when the message of that sequence was stored. What follows it is
-	// not older.
-	Time time.Time `json:"time,omitzero"`
 }
 
 // View folds one stream. Make it with New and run it with Run.
@@ -123,6 +123,9 @@ type View struct {
 	folding time.Time
 	// committing is held while a transaction is made and committed.
 	committing sync.Mutex
+	// passed is where the stream began when it was last logged that messages
+	// ended with their retention before the view came to them.
+	passed uint64
 
 	mu      sync.Mutex
 	seq     uint64
@@ -284,7 +287,7 @@ func (v *View) follow(ctx context.Context) error {
 		return fmt.Errorf("consumer: %w", err)
 	}
 	if info.NumPending == 0 {
-		if err := v.advance(before.State.LastSeq, before.State.LastTime); err != nil {
+		if err := v.advance(before.State.LastSeq); err != nil {
 			return fmt.Errorf("%w: %w", errFold, err)
 		}
 	}
@@ -354,7 +357,7 @@ func (v *View) follow(ctx context.Context) error {
 		if err := v.contiguous(ctx, s, group); err != nil {
 			return err
 		}
-		if ctx.Err() != nil {
+		if v.awaitRoom(ctx) != nil {
 			return nil
 		}
 		v.folding = time.Now()
@@ -456,7 +459,7 @@ func (v *View) commit(group []Msg) error {
 	v.committing.Lock()
 	defer v.committing.Unlock()
 	next := v.pos
-	next.Seq, next.Time = group[len(group)-1].Seq, group[len(group)-1].Time
+	next.Seq = group[len(group)-1].Seq
 	txn := v.cfg.DB.NewTransaction(true)
 	defer txn.Discard()
 	committed, err := v.cfg.Fold(txn, group)

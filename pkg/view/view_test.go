@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,7 +36,9 @@ type counter struct {
 	// removed is the view's Removed.
 	removed func(context.Context) (uint64, error)
 	// hold is called before each fold.
-	hold    func()
+	hold func()
+	// room is Config.Room.
+	room    func() error
 	metrics *prometheus.Registry
 	*view.View
 	stop func()
@@ -50,7 +53,7 @@ func (c *counter) open() {
 	c.db = db
 	c.metrics = prometheus.NewRegistry()
 	c.View, err = view.New(view.Config{Name: "count", Stream: "S", Filters: c.filters, DB: db, JS: c.bus.JS, Log: lifecycle.Discard(), Fold: c.fold, Removed: c.removed,
-		Metrics: view.NewMetrics(c.metrics, "test"), CheckEvery: 50 * time.Millisecond})
+		Metrics: view.NewMetrics(c.metrics, "test"), CheckEvery: 50 * time.Millisecond, Room: c.room})
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -164,6 +167,56 @@ func TestFoldsOnceAcrossRestartsAndRebuild(t *testing.T) {
 	check("built again")
 	c.dir, c.tooBig = filepath.Join(t.TempDir(), "halves"), 3
 	check("with small transactions")
+}
+
+// TestNoRoom holds that a view writes nothing to its store while there is no room
+// for it, is not ready, and goes on when there is.
+func TestNoRoom(t *testing.T) {
+	c := setup(t)
+	var full atomic.Bool
+	asked := make(chan struct{}, 1)
+	c.room = func() error {
+		if !full.Load() {
+			return nil
+		}
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+		return errors.New("no room")
+	}
+	c.open()
+	defer func() { c.stop() }()
+	if err := c.Wait(t.Context(), publish(t, c.bus, "s.a", 10)); err != nil {
+		t.Fatal(err)
+	}
+	full.Store(true)
+	last := publish(t, c.bus, "s.a", 10)
+	<-asked
+	<-asked // the view is at it again, and has written nothing
+	if n := c.count("s.a"); n != 10 || c.Ready() || c.Err() != nil {
+		t.Errorf("%d messages, ready %v, %v, want 10 and not ready", n, c.Ready(), c.Err())
+	}
+	full.Store(false)
+	if err := c.Wait(t.Context(), last); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.WaitReady(t.Context()); err != nil || c.count("s.a") != 20 {
+		t.Errorf("%d messages, %v, want 20", c.count("s.a"), err)
+	}
+	// It ends while it waits.
+	full.Store(true)
+	publish(t, c.bus, "s.a", 1)
+	for len(asked) > 0 {
+		<-asked
+	}
+	<-asked
+	c.stop()
+	full.Store(false)
+	c.open()
+	if err := c.Wait(t.Context(), last+1); err != nil || c.count("s.a") != 21 {
+		t.Errorf("%d messages, %v, want 21", c.count("s.a"), err)
+	}
 }
 
 func TestStoreInUse(t *testing.T) {

@@ -20,6 +20,11 @@ const (
 	DeadLetters = "DEADLETTER"
 )
 
+// EventsConsumer is the durable consumer of Events through which the
+// rule-engine's replicas look at every batch. What it has not acknowledged is
+// not removed.
+const EventsConsumer = "rule-engine"
+
 // Names of the key-value buckets.
 const (
 	Access    = "access"
@@ -63,8 +68,11 @@ const noSuitablePeers jetstream.ErrorCode = 10005
 // Limits are what an operator may choose. The zero value keeps everything
 // for ever on one replica.
 type Limits struct {
-	// MaxAge is how long messages are kept; 0 means for ever.
-	MaxAge time.Duration
+	// MaxAge is how long messages are kept; 0 means for ever. KeepBytes is the
+	// size beyond which the oldest go; 0 means that none do. Of streams their
+	// owner holds both, see package retention, and the server neither.
+	MaxAge    time.Duration
+	KeepBytes int64
 	// MaxBytes bounds a stream; 0 means no bound. A full stream refuses.
 	MaxBytes int64
 	// Replicas is the number of copies in a cluster; 0 means 1.
@@ -88,7 +96,6 @@ func definition(name string, l Limits) (jetstream.StreamConfig, error) {
 		Retention:  jetstream.LimitsPolicy,
 		Storage:    jetstream.FileStorage,
 		Discard:    jetstream.DiscardNew,
-		MaxAge:     l.MaxAge,
 		MaxBytes:   -1,
 		MaxMsgs:    -1,
 		Replicas:   max(1, l.Replicas),
@@ -106,7 +113,7 @@ func definition(name string, l Limits) (jetstream.StreamConfig, error) {
 		cfg.MaxBytes = l.MaxBytes
 	}
 	if l.MaxAge > 0 && l.MaxAge < cfg.Duplicates {
-		cfg.Duplicates = l.MaxAge // the server demands it
+		cfg.Duplicates = l.MaxAge // what is gone is no reason to refuse
 	}
 	return cfg, nil
 }
@@ -117,6 +124,12 @@ func Ensure(ctx context.Context, js jetstream.JetStream, name string, l Limits) 
 	cfg, err := definition(name, l)
 	if err != nil {
 		return err
+	}
+	s, err := js.Stream(ctx, name)
+	if err == nil {
+		cfg.Metadata = keptMark(s.CachedInfo().Config)
+	} else if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("stream %s: %w", name, err)
 	}
 	if _, err := placed(ctx, func() (jetstream.Stream, error) { return js.CreateOrUpdateStream(ctx, cfg) }); err != nil {
 		return fmt.Errorf("stream %s: %w", name, err)
@@ -158,9 +171,15 @@ func EnsureKV(ctx context.Context, js jetstream.JetStream, bucket string, histor
 // EnsureObjects creates an object store or brings it to its definition. Only
 // the store's owner calls it. It is idempotent.
 func EnsureObjects(ctx context.Context, js jetstream.JetStream, name string, l Limits) (jetstream.ObjectStore, error) {
-	cfg := jetstream.ObjectStoreConfig{Bucket: name, Storage: jetstream.FileStorage, Replicas: max(1, l.Replicas), MaxBytes: -1, TTL: l.MaxAge}
+	cfg := jetstream.ObjectStoreConfig{Bucket: name, Storage: jetstream.FileStorage, Replicas: max(1, l.Replicas), MaxBytes: -1}
 	if l.MaxBytes > 0 {
 		cfg.MaxBytes = l.MaxBytes
+	}
+	behind, _ := ObjectStream(name)
+	if s, err := js.Stream(ctx, behind); err == nil {
+		cfg.Metadata = keptMark(s.CachedInfo().Config)
+	} else if !errors.Is(err, jetstream.ErrStreamNotFound) && !errors.Is(err, jetstream.ErrInvalidStreamName) {
+		return nil, fmt.Errorf("object store %s: %w", name, err)
 	}
 	o, err := placed(ctx, func() (jetstream.ObjectStore, error) { return js.CreateOrUpdateObjectStore(ctx, cfg) })
 	if err != nil {

@@ -29,7 +29,7 @@ func config(t *testing.T, js jetstream.JetStream, name string) jetstream.StreamC
 }
 
 // A stream is what its definition and the operator's limits say, also when it
-// was there with others.
+// was there with others. How long messages are kept is its owner's work.
 func TestEnsure(t *testing.T) {
 	js := js(t)
 	for _, tc := range []struct{ name, subjects string }{
@@ -43,7 +43,7 @@ func TestEnsure(t *testing.T) {
 			duplicates time.Duration
 		}{
 			{"none", stream.Limits{}, -1, stream.DuplicateWindow},
-			{"some", stream.Limits{MaxAge: 30 * 24 * time.Hour, MaxBytes: 64 << 20, Replicas: 1}, 64 << 20, stream.DuplicateWindow},
+			{"some", stream.Limits{MaxAge: 30 * 24 * time.Hour, KeepBytes: 32 << 20, MaxBytes: 64 << 20, Replicas: 1}, 64 << 20, stream.DuplicateWindow},
 			{"short", stream.Limits{MaxAge: time.Minute}, -1, time.Minute},
 			{"short again", stream.Limits{MaxAge: time.Minute}, -1, time.Minute},
 		} {
@@ -52,7 +52,7 @@ func TestEnsure(t *testing.T) {
 					t.Fatal(err)
 				}
 				c := config(t, js, tc.name)
-				if len(c.Subjects) != 1 || c.Subjects[0] != tc.subjects || c.MaxAge != limits.set.MaxAge || c.MaxBytes != limits.maxBytes ||
+				if len(c.Subjects) != 1 || c.Subjects[0] != tc.subjects || c.MaxAge != 0 || c.MaxBytes != limits.maxBytes ||
 					c.Replicas != 1 || c.Duplicates != limits.duplicates || c.Storage != jetstream.FileStorage ||
 					c.Discard != jetstream.DiscardNew || c.Retention != jetstream.LimitsPolicy {
 					t.Errorf("got %+v", c)
@@ -133,7 +133,7 @@ func TestEnsureObjects(t *testing.T) {
 		if _, err := o.PutString(t.Context(), "tool.exe", "MZ"); err != nil {
 			t.Fatal(err)
 		}
-		if c := config(t, js, "OBJ_"+stream.Files); c.MaxBytes != tc.maxBytes || c.MaxAge != tc.set.MaxAge || c.Replicas != 1 || c.Storage != jetstream.FileStorage {
+		if c := config(t, js, "OBJ_"+stream.Files); c.MaxBytes != tc.maxBytes || c.MaxAge != 0 || c.Replicas != 1 || c.Storage != jetstream.FileStorage {
 			t.Errorf("%+v: %+v", tc.set, c)
 		}
 		if s, err := o.GetString(t.Context(), "tool.exe"); err != nil || s != "MZ" {

@@ -55,7 +55,8 @@ type Config struct {
 	ServerKey string
 
 	// Events, DeadLetters and Audit limit the streams that the gateway owns.
-	// Their Replicas are taken from Env.
+	// Their Replicas are taken from Env. Events are not removed before the
+	// rule-engine has looked at them.
 	Events, DeadLetters, Audit stream.Limits
 
 	// MaxInflated bounds the inflated size of a gzip body in bytes.
@@ -79,7 +80,7 @@ type Config struct {
 	// by default the folder drop within DataDir.
 	DropDir string
 	// Full, if not nil, tells why nothing can be stored at the moment. It
-	// must be cheap and safe for concurrent use.
+	// must be cheap and safe for concurrent use. By default it is Room.
 	Full func() error
 }
 
@@ -96,6 +97,9 @@ func (c *Config) setDefaults() {
 	c.ProgressTimeout = or(c.ProgressTimeout, DefaultProgressTimeout)
 	c.MaxCommandFiles = or(c.MaxCommandFiles, DefaultMaxCommandFiles)
 	c.DropDir = or(c.DropDir, filepath.Join(c.DataDir, "drop"))
+	if c.Full == nil {
+		c.Full = c.Room
+	}
 	if c.Full == nil {
 		c.Full = func() error { return nil }
 	}
@@ -118,7 +122,7 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 	var c Config
 	day := config.Duration(24 * time.Hour)
 	events, letters, audit := 30*day, 30*day, 365*day
-	var maxEvents, maxLetters config.Bytes
+	var eventsSize, maxEvents, maxLetters config.Bytes
 	inflated, files := config.Bytes(DefaultMaxInflated), config.Bytes(DefaultMaxCommandFiles)
 	fs.StringVar(&c.AdminAddr, "admin-addr", "127.0.0.1:8001", "address of the admin API")
 	fs.StringVar(&c.AgentAddr, "agent-addr", "127.0.0.1:8000", "address of the agent API")
@@ -128,11 +132,13 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 	keyFile := fs.String("admin-key-file", "", "file that holds --admin-key; read at start, unless that is set")
 	fs.StringVar(&c.ServerKey, "server-key", "", "what GET /key answers; unset: generated once")
 	fs.Var(&events, "retention-events", "how long events are kept, 0 for ever")
+	fs.Var(&eventsSize, "retention-events-size", "bytes of events that are kept, such as 50GiB; the oldest go beyond")
 	fs.Var(&letters, "retention-deadletters", "how long dead letters are kept, 0 for ever")
 	fs.Var(&audit, "retention-audit", "how long the audit trail is kept, 0 for ever")
 	fs.Var(&maxEvents, "max-events", "bytes that the stream of events may have; ingest is refused beyond")
 	fs.Var(&maxLetters, "max-deadletters", "bytes that the stream of dead letters may have; ingest is refused beyond")
 	fs.Var(&inflated, "max-inflated", "bytes that a gzip body may inflate to")
+	config.Check(fs, "retention-events-size", func() error { return config.CheckBelow(eventsSize, "max-events", maxEvents) })
 	config.Check(fs, "admin-addr", func() error { return config.CheckAddress(c.AdminAddr) })
 	config.Check(fs, "agent-addr", func() error { return config.CheckAddress(c.AgentAddr) })
 	config.Check(fs, "tls", func() (err error) { c.TLS, err = loadTLS(*cert); return err })
@@ -143,7 +149,7 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 			return nil, err
 		}
 		c.MaxCommandFiles = int64(files)
-		c.Events = stream.Limits{MaxAge: time.Duration(events), MaxBytes: int64(maxEvents)}
+		c.Events = stream.Limits{MaxAge: time.Duration(events), KeepBytes: int64(eventsSize), MaxBytes: int64(maxEvents)}
 		c.DeadLetters = stream.Limits{MaxAge: time.Duration(letters), MaxBytes: int64(maxLetters)}
 		c.Audit = stream.Limits{MaxAge: time.Duration(audit)}
 		c.MaxInflated = int64(inflated)

@@ -55,9 +55,7 @@ func newMetrics(reg prometheus.Registerer, db *store.DB, endpoints func() int) *
 	}
 	reg.MustRegister(m.requests, m.duration, m.inflight, m.panics, m.events, m.batches, m.bytes, m.refused, m.letters, m.unaudit, m.hashed,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem, Name: "endpoints", Help: "Endpoints that may talk to the manager."},
-			func() float64 { return float64(endpoints()) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem, Name: "store_bytes", Help: "Size of the gateway's store on disk."},
-			func() float64 { lsm, vlog := db.Size(); return float64(lsm + vlog) }))
+			func() float64 { return float64(endpoints()) }))
 	for _, reason := range refusals {
 		m.refused.WithLabelValues(reason)
 	}
@@ -67,6 +65,7 @@ func newMetrics(reg prometheus.Registerer, db *store.DB, endpoints func() int) *
 	for _, api := range []string{"admin", "agent"} {
 		m.inflight.WithLabelValues(api)
 	}
+	store.RegisterMetrics(reg, subsystem, db)
 	return m
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/removal"
+	"github.com/nightjar-edr/nightjar/pkg/retention"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/streamwatch"
 	"github.com/nightjar-edr/nightjar/pkg/view"
@@ -44,6 +45,7 @@ type Service struct {
 	commands    *commandDesk
 	binds       singleflight.Group
 	watch       *streamwatch.Watch
+	keepers     []*retention.Keeper
 	pub         *publisher
 	ingest      *ingester
 	adminHTTP   *httpServer
@@ -72,7 +74,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	undo = append(undo, s.db.Close)
 	s.seen = newLastSeen(cfg.Bus, cfg.Log)
-	views := view.Config{JS: cfg.Bus.JS, Log: cfg.Log, Metrics: view.NewMetrics(cfg.Metrics, subsystem)}
+	views := view.Config{JS: cfg.Bus.JS, Room: cfg.Room, Log: cfg.Log, Metrics: view.NewMetrics(cfg.Metrics, subsystem)}
 	if s.credentials, err = newCredentials(s.db, views, s.seen.forget); err != nil {
 		return fail(err)
 	}
@@ -87,6 +89,9 @@ func New(cfg Config) (*Service, error) {
 	showExpiry(cfg.Metrics, cfg.TLS)
 	kv, _ := stream.KVStream(stream.Access)
 	s.watch = streamwatch.New(cfg.Metrics, subsystem, cfg.Bus.JS, cfg.Log, stream.Events, stream.DeadLetters, stream.Audit, kv)
+	if err := s.newKeepers(); err != nil {
+		return fail(err)
+	}
 	s.rules = newAgentRules(s)
 	s.containers = newAgentContainers(s)
 	s.commands = newCommandDesk(s)
@@ -196,6 +201,9 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	work.Go(func() { s.commands.pending.run(inner) })
 	work.Go(func() { s.seen.run(inner) })
 	work.Go(func() { store.CollectGarbage(inner, s.db, garbageInterval) })
+	for _, k := range s.keepers {
+		work.Go(func() { k.Run(inner) })
+	}
 	if err := s.boot(starting, kv); errors.Is(err, view.ErrGap) {
 		<-ctx.Done() // stays up to say why it is not ready
 		return nil
@@ -231,14 +239,35 @@ func orStopped(ctx context.Context, err error) error {
 // ensure makes what the gateway owns.
 func (s *Service) ensure(ctx context.Context) (jetstream.KeyValue, error) {
 	js := s.cfg.Bus.JS
-	for name, limits := range map[string]stream.Limits{
-		stream.Events: s.cfg.Events, stream.DeadLetters: s.cfg.DeadLetters, stream.Audit: s.cfg.Audit,
-	} {
+	for name, limits := range s.streams() {
 		if err := stream.Ensure(ctx, js, name, limits); err != nil {
 			return nil, err
 		}
 	}
 	return stream.EnsureKV(ctx, js, stream.Access, 1, s.cfg.Replicas)
+}
+
+// streams are the streams that the gateway owns.
+func (s *Service) streams() map[string]stream.Limits {
+	return map[string]stream.Limits{stream.Events: s.cfg.Events, stream.DeadLetters: s.cfg.DeadLetters, stream.Audit: s.cfg.Audit}
+}
+
+// newKeepers makes what keeps these streams within their bounds. An event stays
+// until the rule-engine has looked at it.
+func (s *Service) newKeepers() error {
+	clock, err := retention.NewClock(s.db, s.cfg.Metrics, subsystem, s.cfg.Log, retention.Patience)
+	if err != nil {
+		return err
+	}
+	metrics := retention.NewMetrics(s.cfg.Metrics, subsystem)
+	for name, limits := range s.streams() {
+		cfg := retention.Config{JS: s.cfg.Bus.JS, Stream: name, Limits: limits, Clock: clock, Metrics: metrics, Log: s.cfg.Log}
+		if name == stream.Events {
+			cfg.Floor = retention.AckFloor(cfg.JS, name, stream.EventsConsumer)
+		}
+		s.keepers = append(s.keepers, retention.New(cfg))
+	}
+	return nil
 }
 
 // boot waits for the views and brings operators and server key about.

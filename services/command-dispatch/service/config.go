@@ -27,8 +27,10 @@ type Config struct {
 	// DefaultMaxQueued. Requests that come at the same moment may pass it.
 	MaxQueued int
 
-	// now is the clock; nil means time.Now.
-	now func() time.Time
+	// now is the clock; nil means time.Now. judged is the one by which commands
+	// and files end; nil means now, or without it one that does not believe
+	// each jump.
+	now, judged func() time.Time
 }
 
 // Flags adds the service's own flags and returns the function that makes the

@@ -51,6 +51,8 @@ type setup struct {
 	// maxQueued is how many commands may wait; 0 for the default.
 	maxQueued int
 	clock     *clock
+	// judged is the clock by which commands end; nil for clock.
+	judged *clock
 	// log is nil for none.
 	log *slog.Logger
 }
@@ -65,6 +67,9 @@ func start(t *testing.T, srv *natstest.Server, o setup) *running {
 	if o.clock == nil {
 		o.clock = newClock()
 	}
+	if o.judged == nil {
+		o.judged = o.clock
+	}
 	if o.log == nil {
 		o.log = lifecycle.Discard()
 	}
@@ -75,7 +80,7 @@ func start(t *testing.T, srv *natstest.Server, o setup) *running {
 	}
 	s, err := New(Config{
 		Env:     lifecycle.Env{Bus: b, Log: o.log, Metrics: reg, DataDir: o.dir},
-		History: o.history, MaxQueued: o.maxQueued, now: o.clock.Now,
+		History: o.history, MaxQueued: o.maxQueued, now: o.clock.Now, judged: o.judged.Now,
 	})
 	if err != nil {
 		t.Fatal(err)

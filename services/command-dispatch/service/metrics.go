@@ -8,6 +8,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/store"
 )
 
 const subsystem = "command_dispatch"
@@ -48,10 +49,7 @@ func newMetrics(reg prometheus.Registerer, s *Service) *metrics {
 	}
 	gauge("queued_commands", "Commands that wait for their endpoint to ask.", func() float64 { return float64(s.queued.Load()) })
 	gauge("sent_commands", "Commands that were handed out and have no result yet.", func() float64 { return float64(s.sent.Load()) })
-	gauge("store_bytes", "Size of the service's store.", func() float64 {
-		lsm, vlog := s.db.Size()
-		return float64(lsm + vlog)
-	})
+	store.RegisterMetrics(reg, subsystem, s.db)
 	return m
 }
 

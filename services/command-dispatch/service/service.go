@@ -16,6 +16,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+	"github.com/nightjar-edr/nightjar/pkg/retention"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/streamwatch"
 	"github.com/nightjar-edr/nightjar/pkg/view"
@@ -41,7 +42,8 @@ type Service struct {
 	view    *view.View
 	metrics *metrics
 	watch   *streamwatch.Watch
-	now     func() time.Time
+	// now is what the clock says, judged what is believed of it.
+	now, judged func() time.Time
 
 	queued, sent atomic.Int64
 	serving      atomic.Bool
@@ -63,14 +65,21 @@ func New(cfg Config) (*Service, error) {
 	if cfg.MaxQueued < 0 {
 		return nil, fmt.Errorf("%w: max-queued %d: want at least 1", lifecycle.ErrUsage, cfg.MaxQueued)
 	}
-	if cfg.now == nil {
-		cfg.now = time.Now
-	}
 	db, err := store.Open(store.Options{Dir: cfg.DataDir, Sync: cfg.Sync, Log: cfg.Log})
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, log: cfg.Log, db: db, now: cfg.now}
+	s := &Service{cfg: cfg, log: cfg.Log, db: db, now: cfg.now, judged: cfg.judged}
+	if s.judged == nil {
+		s.judged = s.now
+	}
+	if s.now == nil {
+		clock, err := retention.NewClock(db, cfg.Metrics, subsystem, cfg.Log, clockPatience)
+		if err != nil {
+			return nil, errors.Join(err, db.Close())
+		}
+		s.now, s.judged = time.Now, clock.Now
+	}
 	c, err := s.count()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("count commands: %w", err), db.Close())
@@ -80,7 +89,7 @@ func New(cfg Config) (*Service, error) {
 	name, filter := stream.KVStream(stream.Commands)
 	s.view, err = view.New(view.Config{
 		Name: stream.Commands, Stream: name, Filters: []string{filter}, Compacted: true,
-		DB: db, JS: cfg.Bus.JS, Log: cfg.Log, Metrics: view.NewMetrics(cfg.Metrics, subsystem), Fold: s.fold,
+		DB: db, JS: cfg.Bus.JS, Room: cfg.Room, Log: cfg.Log, Metrics: view.NewMetrics(cfg.Metrics, subsystem), Fold: s.fold,
 	})
 	if err != nil {
 		return nil, errors.Join(err, db.Close())

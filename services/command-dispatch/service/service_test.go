@@ -177,6 +177,36 @@ func equal[T comparable](a, b []T) bool {
 	return true
 }
 
+// TestJumpOfTheClock holds that a clock that is suddenly a year ahead ends no
+// command that was handed out: its result counts.
+func TestJumpOfTheClock(t *testing.T) {
+	srv := natstest.Start(t)
+	clk, judged := newClock(), newClock()
+	s := start(t, srv, setup{clock: clk, judged: judged})
+	c := client{t: t, b: srv.Bus(t, access.Gateway)}
+	endpoint := newUUID()
+	ids := []string{c.queue(endpoint, message.CommandQueueRequest{}).UUID, c.queue(endpoint, message.CommandQueueRequest{}).UUID}
+	for _, id := range ids {
+		if r := c.next(endpoint); r == nil || r.UUID != id {
+			t.Fatalf("next is %+v", r)
+		}
+	}
+	clk.advance(365 * 24 * time.Hour)
+	if err := s.expire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.result(message.CommandResultRequest{Endpoint: endpoint, UUID: ids[0]}); got != message.ResultAccepted {
+		t.Errorf("the result was %s", got)
+	}
+	judged.advance(time.Hour)
+	if err := s.expire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if r := c.get(endpoint, ids[1]); r.State != message.CommandExpired {
+		t.Errorf("after its time the command is %s", r.State)
+	}
+}
+
 // TestExpiry has the times of a command with and without a timeout.
 func TestExpiry(t *testing.T) {
 	srv := natstest.Start(t)

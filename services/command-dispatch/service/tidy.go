@@ -18,12 +18,18 @@ import (
 // long after any upload whose command is still to be recorded.
 const orphanAge = 24 * time.Hour
 
+// clockPatience is how long a clock that has jumped ahead ends no command and
+// removes nothing: longer than commands usually take, so that results that are
+// on their way still count, and not so long that commands that were handed out
+// before a rest of the manager seem to be worked on for ever.
+const clockPatience = time.Hour
+
 // expire ends the commands that were handed out and not answered in time.
 func (s *Service) expire(ctx context.Context) error {
 	if err := s.current(ctx); err != nil {
 		return err
 	}
-	due, err := s.due(s.now())
+	due, err := s.due(s.judged())
 	if err != nil {
 		return fmt.Errorf("look for unanswered commands: %w", err)
 	}
@@ -112,7 +118,7 @@ const (
 // tidy removes objects that no command refers to, and parts of objects that
 // were never completed, once they are older than orphanAge.
 func (s *Service) tidy(ctx context.Context) error {
-	before := s.now().Add(-orphanAge)
+	before := s.judged().Add(-orphanAge)
 	list, err := s.objects.List(ctx, jetstream.ListObjectsShowDeleted())
 	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
 		return fmt.Errorf("list objects: %w", err)

@@ -46,12 +46,8 @@ func newMetrics(reg prometheus.Registerer, db *store.DB, x *index) *metrics {
 	reg.MustRegister(m.requests, m.failures, m.duration, m.conflicts, m.malformed,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem,
 			Name: "endpoints", Help: "Endpoints that exist."}, func() float64 { return float64(x.size()) }),
-		quiet{x},
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem,
-			Name: "store_bytes", Help: "Size of the store's tables on disk, without its write-ahead log."}, func() float64 {
-			size, _ := db.EstimateSize(nil)
-			return float64(size)
-		}))
+		quiet{x})
+	store.RegisterMetrics(reg, subsystem, db)
 	return m
 }
 

@@ -67,7 +67,7 @@ func New(cfg Config) (*Service, error) {
 	if err := s.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("endpoint registry: %w", err), db.Close())
 	}
-	views := view.Config{DB: db, JS: cfg.Bus.JS, Log: cfg.Log, Metrics: view.NewMetrics(cfg.Metrics, subsystem)}
+	views := view.Config{DB: db, JS: cfg.Bus.JS, Room: cfg.Room, Log: cfg.Log, Metrics: view.NewMetrics(cfg.Metrics, subsystem)}
 	name, filter := stream.KVStream(stream.Endpoints)
 	removed, _ := stream.KVStream(stream.Removed)
 	if s.removals, err = removal.New(removal.Config{View: views}); err == nil {

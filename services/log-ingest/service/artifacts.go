@@ -19,6 +19,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
 	"github.com/nightjar-edr/nightjar/pkg/removal"
+	"github.com/nightjar-edr/nightjar/pkg/retention"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
@@ -46,14 +47,14 @@ const (
 // artifactIndex is the index over the files in the object store artifacts,
 // folded from their descriptions. Every replica has all of it.
 type artifactIndex struct {
-	db        *store.DB
-	bus       *bus.Bus
-	log       *slog.Logger
-	view      *view.View
-	removals  *removal.Removals
-	retention time.Duration
-	replicas  int
-	now       func() time.Time
+	db       *store.DB
+	bus      *bus.Bus
+	log      *slog.Logger
+	view     *view.View
+	removals *removal.Removals
+	keeper   *retention.Keeper
+	replicas int
+	now      func() time.Time
 
 	// objects and stream are set by ensure.
 	objects jetstream.ObjectStore
@@ -61,11 +62,18 @@ type artifactIndex struct {
 }
 
 func newArtifactIndex(cfg *Config, db *store.DB, removals *removal.Removals, m *view.Metrics) (*artifactIndex, error) {
-	x := &artifactIndex{db: db, bus: cfg.Bus, log: cfg.Log, removals: removals, retention: cfg.RetentionAlerts, replicas: cfg.Replicas, now: time.Now}
-	var err error
+	clock, err := retention.NewClock(db, cfg.Metrics, subsystem, cfg.Log, retention.Patience)
+	if err != nil {
+		return nil, err
+	}
+	x := &artifactIndex{db: db, bus: cfg.Bus, log: cfg.Log, removals: removals, replicas: cfg.Replicas, now: clock.Now}
+	x.keeper = retention.New(retention.Config{
+		JS: cfg.Bus.JS, Stream: artifactStream, Limits: stream.Limits{MaxAge: cfg.RetentionAlerts}, Clock: clock,
+		Metrics: retention.NewMetrics(cfg.Metrics, subsystem), Log: cfg.Log,
+	})
 	x.view, err = view.New(view.Config{
 		Name: "artifacts", Stream: artifactStream, Filters: []string{artifactMetas + ">"}, Compacted: true,
-		DB: db, JS: cfg.Bus.JS, Log: cfg.Log, Metrics: m, Fold: x.fold,
+		DB: db, JS: cfg.Bus.JS, Room: cfg.Room, Log: cfg.Log, Metrics: m, Fold: x.fold,
 	})
 	return x, err
 }
@@ -80,13 +88,22 @@ type storedArtifact struct {
 // ensure makes the object store, which this service owns.
 func (x *artifactIndex) ensure(ctx context.Context) error {
 	var err error
-	if x.objects, err = stream.EnsureObjects(ctx, x.bus.JS, stream.Artifacts, stream.Limits{MaxAge: x.retention, Replicas: x.replicas}); err != nil {
+	if x.objects, err = stream.EnsureObjects(ctx, x.bus.JS, stream.Artifacts, stream.Limits{Replicas: x.replicas}); err != nil {
 		return err
 	}
 	if x.stream, err = x.bus.JS.Stream(ctx, artifactStream); err != nil {
 		return fmt.Errorf("stream %s: %w", artifactStream, err)
 	}
 	return nil
+}
+
+// drop drops the artifacts that retention has removed.
+func (x *artifactIndex) drop(ctx context.Context, below uint64) error {
+	return retention.Drop(ctx, x.db, prefixArtifact, below, func(value []byte) (uint64, error) {
+		var a storedArtifact
+		err := json.Unmarshal(value, &a)
+		return a.Seq, err
+	})
 }
 
 // fold is a view.Fold. Parts of files are passed over.
@@ -110,8 +127,7 @@ func (x *artifactIndex) fold(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 				continue
 			}
 		}
-		end := m.Time.Add(x.retention)
-		if m.Deleted() || info.Deleted || m.Seq <= x.removed(id.Endpoint) || x.retention > 0 && !end.After(x.now()) {
+		if m.Deleted() || info.Deleted || m.Seq <= x.removed(id.Endpoint) {
 			if err := txn.Delete(key); err != nil {
 				return nil, err
 			}
@@ -124,11 +140,7 @@ func (x *artifactIndex) fold(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 		if err != nil {
 			return nil, fmt.Errorf("encode artifact: %w", err)
 		}
-		entry := badger.NewEntry(key, value)
-		if x.retention > 0 {
-			entry.ExpiresAt = uint64(max(1, end.Unix()+1))
-		}
-		if err := txn.SetEntry(entry); err != nil {
+		if err := txn.Set(key, value); err != nil {
 			return nil, err
 		}
 	}

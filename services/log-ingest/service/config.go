@@ -15,11 +15,8 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 )
 
-// Default retentions.
-const (
-	DefaultRetentionEvents = 30 * 24 * time.Hour
-	DefaultRetentionAlerts = 365 * 24 * time.Hour
-)
+// DefaultRetentionAlerts is how long artifacts are kept unless told otherwise.
+const DefaultRetentionAlerts = 365 * 24 * time.Hour
 
 // Config is what the service is made from.
 type Config struct {
@@ -27,17 +24,16 @@ type Config struct {
 	// Partitions are the partitions of endpoints that this replica owns,
 	// nil for all. A store that was built for others moves to them.
 	Partitions []int
-	// RetentionEvents and RetentionAlerts are how long lines are kept after
-	// their receipt, 0 for ever.
-	RetentionEvents, RetentionAlerts time.Duration
+	// RetentionAlerts is how long artifacts are kept, as long as alerts, 0 for
+	// ever. Events and alerts are kept as long as their streams keep them.
+	RetentionAlerts time.Duration
 }
 
 // Flags adds the service's flags and returns the function that makes the
 // service once they are read.
 func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
-	events, alerts := config.Duration(DefaultRetentionEvents), config.Duration(DefaultRetentionAlerts)
-	fs.Var(&events, "retention-events", "how long events are kept, 0 for ever")
-	fs.Var(&alerts, "retention-alerts", "how long alerts are kept, 0 for ever")
+	alerts := config.Duration(DefaultRetentionAlerts)
+	fs.Var(&alerts, "retention-alerts", "how long artifacts are kept, 0 for ever; alerts are kept as long as the rule-engine says")
 	shards := fs.Int("shards", 1, "number of shares that the partitions of endpoints are cut into")
 	ordinal := fs.Int("ordinal", -1, "number of this replica, which owns share ordinal modulo shards\n-1: the number that the host name ends with")
 	for _, name := range []string{"shards", "ordinal"} {
@@ -51,7 +47,7 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 		if err != nil {
 			return nil, err
 		}
-		return New(Config{Env: env, Partitions: partitions, RetentionEvents: time.Duration(events), RetentionAlerts: time.Duration(alerts)})
+		return New(Config{Env: env, Partitions: partitions, RetentionAlerts: time.Duration(alerts)})
 	}
 }
 

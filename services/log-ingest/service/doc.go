@@ -24,9 +24,9 @@
 // it removes the artifacts from the object store.
 //
 // It guarantees that each event is stored once, in whatever batches and
-// however much later within the retention an endpoint repeats it; that what
+// however much later an endpoint repeats it while it is kept; that what
 // is stored agrees with the position in the stream whatever crashes when; and
 // that a deleted store is built again with the same answers from what the
-// streams still hold. What is older than its retention ends by itself, and
+// streams still hold. What retention has removed from a stream is dropped, and
 // its space is given back.
 package ingest

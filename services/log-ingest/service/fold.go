@@ -1,9 +1,9 @@
 package ingest
 
 import (
+	"context"
 	"log/slog"
 	"strconv"
-	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/klauspost/compress/zstd"
@@ -21,24 +21,21 @@ const (
 	// maxFold is how many bytes of lines one transaction takes, unless a
 	// single message holds more.
 	maxFold = 16 << 20
-	// arrivalBits is what is left for a line's number within its message.
-	arrivalBits = 9
 	// Bounds of what the writers keep in memory to recognise repetitions.
 	eventsCache = 24 << 20
 	alertsCache = 8 << 20
 )
 
 // A line's number must fit beside the sequence of its message.
-var _ [1<<arrivalBits - message.MaxBatchEvents]struct{}
+var _ [1<<logstore.ArrivalBits - message.MaxBatchEvents]struct{}
 
 // folder folds the messages of a stream into a kind of chunks.
 type folder struct {
-	stream    string
-	kind      logstore.Kind
-	writer    *logstore.Writer
-	retention time.Duration
-	log       *slog.Logger
-	metrics   *metrics
+	stream  string
+	kind    logstore.Kind
+	writer  *logstore.Writer
+	log     *slog.Logger
+	metrics *metrics
 	// add adds the lines of a message to a batch.
 	add func(f *folder, b *logstore.Batch, m *view.Msg, tally *tally) error
 	// done notes what a committed batch has stored.
@@ -56,7 +53,7 @@ type folder struct {
 }
 
 // tally counts the messages of a transaction that were passed over.
-type tally struct{ unreadable, expired, removed int }
+type tally struct{ unreadable, removed int }
 
 // fold is a view.Fold.
 func (f *folder) fold(txn *badger.Txn, msgs []view.Msg) (func(), error) {
@@ -91,7 +88,6 @@ func (f *folder) fold(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 		f.done(f, b)
 		f.metrics.chunks.WithLabelValues(f.kind.String()).Add(float64(b.Chunks))
 		f.metrics.unreadable.WithLabelValues(f.stream).Add(float64(t.unreadable))
-		f.metrics.expired.WithLabelValues(f.stream).Add(float64(t.expired))
 		f.metrics.removed.WithLabelValues(f.stream).Add(float64(t.removed))
 		if cap(f.arena) > maxFold {
 			f.arena = nil
@@ -173,15 +169,11 @@ func entryBytes(msgs []view.Msg) int64 {
 	return size
 }
 
-// expires returns when a line received at t may be dropped, in Unix seconds,
-// and whether that is past.
-func (f *folder) expires(t time.Time) (at uint64, past bool) {
-	if f.retention <= 0 {
-		return 0, false
-	}
-	end := t.Add(f.retention)
-	// The store counts in whole seconds and 0 is for ever.
-	return uint64(max(1, end.Unix()+1)), !end.After(time.Now())
+// sweep deletes what retention has removed from the stream.
+func (f *folder) sweep(ctx context.Context, below uint64) error {
+	deleted, err := f.writer.Sweep(ctx, below, f.own.owns)
+	f.metrics.swept.WithLabelValues(f.stream).Add(float64(deleted))
+	return err
 }
 
 func (f *folder) passOver(m *view.Msg, t *tally, err error) {
@@ -204,12 +196,7 @@ func addEvents(f *folder, b *logstore.Batch, m *view.Msg, t *tally) error {
 		f.passOver(m, t, logstore.ErrEndpoint)
 		return nil
 	}
-	expires, past := f.expires(batch.Received)
-	if past {
-		t.expired++
-		return nil
-	}
-	e := logstore.Entry{Endpoint: batch.Endpoint, Expires: expires}
+	e := logstore.Entry{Endpoint: batch.Endpoint}
 	for i, line := range batch.Lines {
 		// A line that is no event does not come here from the gateway; it
 		// stands at its receipt like one without a time.
@@ -220,7 +207,7 @@ func addEvents(f *folder, b *logstore.Batch, m *view.Msg, t *tally) error {
 			e.Time = info.Time
 		}
 		e.Hash, e.Line = event.HashOf(line), line
-		e.Arrival = m.Seq<<arrivalBits | uint64(i)
+		e.Arrival = m.Seq<<logstore.ArrivalBits | uint64(i)
 		if _, err := b.Add(&e); err != nil {
 			return err
 		}
@@ -248,14 +235,9 @@ func addAlert(f *folder, b *logstore.Batch, m *view.Msg, t *tally) error {
 		f.passOver(m, t, logstore.ErrEndpoint)
 		return nil
 	}
-	expires, past := f.expires(a.Received)
-	if past {
-		t.expired++
-		return nil
-	}
 	_, err = b.Add(&logstore.Entry{
 		Endpoint: endpoint, Time: a.Time, Timed: a.Timed, Hash: a.Hash,
-		Arrival: m.Seq << arrivalBits, Expires: expires, Line: a.Line,
+		Arrival: m.Seq << logstore.ArrivalBits, Line: a.Line,
 	})
 	return err
 }
@@ -269,11 +251,11 @@ func doneAlerts(f *folder, b *logstore.Batch) {
 func newFolders(cfg *Config, db *store.DB, own *partitionSet, removed func(string) uint64, m *metrics) (events, alerts *folder, err error) {
 	events = &folder{
 		stream: stream.Events, kind: logstore.Events, writer: logstore.NewWriter(db, logstore.Events, eventsCache),
-		retention: cfg.RetentionEvents, log: cfg.Log, metrics: m, add: addEvents, done: doneEvents, own: own, maxTxn: db.MaxBatchSize(),
+		log: cfg.Log, metrics: m, add: addEvents, done: doneEvents, own: own, maxTxn: db.MaxBatchSize(),
 	}
 	alerts = &folder{
 		stream: stream.Alerts, kind: logstore.Alerts, writer: logstore.NewWriter(db, logstore.Alerts, alertsCache),
-		retention: cfg.RetentionAlerts, log: cfg.Log, metrics: m, add: addAlert, done: doneAlerts, own: own, maxTxn: db.MaxBatchSize(),
+		log: cfg.Log, metrics: m, add: addAlert, done: doneAlerts, own: own, maxTxn: db.MaxBatchSize(),
 	}
 	for _, f := range []*folder{events, alerts} {
 		f.removed = removed

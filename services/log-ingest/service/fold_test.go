@@ -12,19 +12,20 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/event"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
 // newFolder returns the folder of events on a store of its own.
-func newFolder(t testing.TB, retention time.Duration) (*folder, *store.DB) {
+func newFolder(t testing.TB) (*folder, *store.DB) {
 	t.Helper()
 	own, err := newPartitionSet(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Env: lifecycle.Env{Log: lifecycle.Discard(), DataDir: t.TempDir()}, RetentionEvents: retention}
+	cfg := Config{Env: lifecycle.Env{Log: lifecycle.Discard(), DataDir: t.TempDir()}}
 	db, err := openStore(&cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +57,7 @@ func TestTooBig(t *testing.T) {
 		"too many bytes": func(n int) string { return fmt.Sprintf(`{"n":%d%s}`, n, blank) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			f, db := newFolder(t, 0)
+			f, db := newFolder(t)
 			var group []view.Msg
 			for seq := range 256 {
 				var lines []string
@@ -109,7 +110,7 @@ func TestTooBig(t *testing.T) {
 
 // TestFoldAgain holds that folding without a commit leaves nothing behind.
 func TestFoldAgain(t *testing.T) {
-	f, db := newFolder(t, 0)
+	f, db := newFolder(t)
 	msgs := []view.Msg{
 		batchMsg(one, noon, 1, line(noon, 1), line(noon, 2), `{"n":1}`),
 		batchMsg(one, noon, 2, line(noon, 2), line(noon.Add(-1), 3), `{"n":1}`),
@@ -162,48 +163,36 @@ func TestBigBacklog(t *testing.T) {
 	}
 }
 
-// TestRetention holds that an event ends with its retention after its receipt
-// and may come again then, and that one beyond it is not stored.
+// TestRetention holds that an event is shown as long as its stream keeps it,
+// and may come again then, whatever its kind; also in a store that was built
+// anew.
 func TestRetention(t *testing.T) {
 	r := newRig(t)
-	r.cfg.RetentionEvents = time.Hour
 	r.start()
-	r.send(one, time.Now().Add(-61*time.Minute), line(noon, 3))
-	r.settle()
-	if got := r.metric("expired_total"); got != 1 {
-		t.Errorf("expired_total %v, want 1", got)
-	}
 	all := message.LogsRequest{Endpoint: one}
-	equal(t, "beyond the retention", r.ask(all), nil)
-
-	short := []string{line(noon, 1), line(noon, 2), `{"no":"time"}`}
-	received := time.Now().Add(-time.Hour + 2*time.Second)
+	short := []string{`{"no":"time"}`, line(noon, 1), line(noon, 2)}
+	received := time.Now().Add(-400 * 24 * time.Hour)
 	r.send(one, received, short...)
 	r.send(one, received, short...) // has the writer read the hashes
 	r.settle()
-	r.eventually("the retention ends", func() bool { return len(r.ask(all)) == 0 })
-	received = time.Now()
-	r.send(one, received, short...)
+	equal(t, "received long ago", r.ask(all), short)
+	later := line(noon.Add(time.Hour), 3)
+	r.send(one, received, later)
 	r.settle()
-	equal(t, "come again", r.ask(all), short)
-
-	err := r.svc.db.View(func(txn *badger.Txn) error {
-		it := txn.NewIterator(badger.IteratorOptions{})
-		defer it.Close()
-		for it.Rewind(); it.Valid(); it.Next() {
-			if it.Item().Key()[0] == 0 {
-				continue // position and partitions
-			}
-			left := time.Unix(int64(it.Item().ExpiresAt()), 0).Sub(received)
-			if left < time.Hour || left > time.Hour+2*time.Second {
-				t.Errorf("an entry of kind %q expires %v after its receipt", it.Item().Key()[:1], left)
-			}
-		}
-		return nil
-	})
-	if err != nil {
+	if err := stream.Remove(t.Context(), r.bus.JS, stream.Events, 3); err != nil {
 		t.Fatal(err)
 	}
+	r.eventually("the retention ends", func() bool { return len(r.ask(all)) == 1 })
+	equal(t, "kept", r.ask(all), []string{later})
+	r.send(one, time.Now(), short...)
+	r.settle()
+	again := r.ask(all)
+	if len(again) != 4 {
+		t.Errorf("come again: %q", again)
+	}
+	r.restart(true)
+	r.settle()
+	equal(t, "built anew", r.ask(all), again)
 }
 
 func counterValue(t testing.TB, c prometheus.Counter) float64 {
@@ -223,8 +212,7 @@ func BenchmarkFold(b *testing.B) {
 	for n := range endpoints {
 		names = append(names, fmt.Sprintf("%08d%s", n, one[8:]))
 	}
-	f, db := newFolder(b, 0)
-	f.retention = 30 * 24 * time.Hour
+	f, db := newFolder(b)
 	seq, events, bytes := uint64(0), 0, 0
 	at := time.Now().Add(-time.Hour)
 	received := time.Now()

@@ -17,15 +17,15 @@ import (
 const subsystem = "log_ingest"
 
 type metrics struct {
-	views                         *view.Metrics
-	partitions                    partitionMetrics
-	stored, repeated, untimed     prometheus.Counter
-	alerts, alertsRepeated, swept prometheus.Counter
-	chunks, unreadable, expired   *prometheus.CounterVec
-	removed                       *prometheus.CounterVec
-	requests, errors              *prometheus.CounterVec
-	duration                      *prometheus.HistogramVec
-	answeredLines, answeredBytes  prometheus.Counter
+	views                        *view.Metrics
+	partitions                   partitionMetrics
+	stored, repeated, untimed    prometheus.Counter
+	alerts, alertsRepeated       prometheus.Counter
+	chunks, unreadable, swept    *prometheus.CounterVec
+	removed                      *prometheus.CounterVec
+	requests, errors             *prometheus.CounterVec
+	duration                     *prometheus.HistogramVec
+	answeredLines, answeredBytes prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, db *store.DB) *metrics {
@@ -47,11 +47,10 @@ func newMetrics(reg prometheus.Registerer, db *store.DB) *metrics {
 		untimed:        counter("events_untimed_total", "Events stored at their receipt time for want of a time of their own."),
 		alerts:         counter("alerts_stored_total", "Alerts stored."),
 		alertsRepeated: counter("alerts_repeated_total", "Alerts passed over because they were stored before."),
-		swept:          counter("expired_entries_deleted_total", "Entries of the store deleted after their retention had ended."),
 		chunks:         vec("chunks_total", "Chunks written.", "kind"),
 		unreadable:     vec("unreadable_total", "Messages passed over because they cannot be read.", "stream"),
-		expired:        vec("expired_total", "Messages passed over because their retention had ended.", "stream"),
 		removed:        vec("removed_total", "Messages passed over because what their endpoint had stored was removed.", "stream"),
+		swept:          vec("swept_entries_total", "Entries of the store deleted after retention had removed their messages from the stream.", "stream"),
 		requests:       vec("requests_total", "Requests answered.", "subject", "code"),
 		errors:         vec("errors_total", "Requests that failed on this side.", "subject"),
 		answeredLines:  counter("answered_lines_total", "Events and alerts given in answers."),
@@ -59,22 +58,19 @@ func newMetrics(reg prometheus.Registerer, db *store.DB) *metrics {
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "nightjar", Subsystem: subsystem,
 			Name: "request_duration_seconds", Help: "Time spent on a request.", Buckets: prometheus.ExponentialBuckets(0.0005, 2.5, 12)}, []string{"subject"}),
 	}
-	reg.MustRegister(m.duration, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem,
-		Name: "store_bytes", Help: "Size of the store on disk."}, func() float64 {
-		lsm, vlog := db.Size()
-		return float64(lsm + vlog)
-	}))
+	reg.MustRegister(m.duration)
 	for _, kind := range []logstore.Kind{logstore.Events, logstore.Alerts} {
 		m.chunks.WithLabelValues(kind.String())
 	}
 	for _, name := range []string{stream.Events, stream.Alerts} {
 		m.unreadable.WithLabelValues(name)
-		m.expired.WithLabelValues(name)
+		m.swept.WithLabelValues(name)
 		m.removed.WithLabelValues(name)
 	}
 	for _, on := range []string{querySubject, countSubject, message.ArtifactsList, message.ArtifactsCleared} {
 		m.errors.WithLabelValues(on)
 	}
+	store.RegisterMetrics(reg, subsystem, db)
 	return m
 }
 

@@ -1,12 +1,10 @@
 package ingest
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,7 +22,6 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/store"
-	"github.com/nightjar-edr/nightjar/pkg/testlog"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
@@ -464,34 +461,5 @@ func TestHolders(t *testing.T) {
 	h.heard[31] = time.Now().Add(-heardFor)
 	if got := h.others(); !slices.Equal(got.list(), []int{1}) {
 		t.Errorf("held by others, later: %v", got.list())
-	}
-}
-
-// Where lines are to be kept for longer than the stream keeps them, the log
-// says so, and nothing otherwise.
-func TestRetentionBeyondTheStream(t *testing.T) {
-	for name, c := range map[string]struct {
-		stream, keep time.Duration
-		warns        bool
-	}{
-		"the same":          {time.Hour, time.Hour, false},
-		"shorter":           {time.Hour, time.Minute, false},
-		"longer":            {time.Hour, 2 * time.Hour, true},
-		"for ever":          {time.Hour, 0, true},
-		"both for ever":     {0, 0, false},
-		"stream for longer": {0, time.Hour, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			r := newRig(t)
-			if err := stream.Ensure(t.Context(), r.bus.JS, stream.Events, stream.Limits{MaxAge: c.stream}); err != nil {
-				t.Fatal(err)
-			}
-			var out testlog.Log
-			s := &Service{cfg: Config{RetentionEvents: c.keep, Env: lifecycle.Env{Bus: r.bus, Log: slog.New(slog.NewTextHandler(&out, nil))}}}
-			s.compareRetention(t.Context())
-			if got := bytes.Contains([]byte(out.String()), []byte("stream=EVENTS")); got != c.warns {
-				t.Errorf("the log says %q", out.String())
-			}
-		})
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/retention"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
@@ -27,6 +28,9 @@ type part struct {
 	events, alerts *view.View
 	// folders have the lines of the views, in their order.
 	folders [2]*folder
+	// follow deletes the lines that retention removes from a folder's stream,
+	// until ctx ends.
+	follow func(ctx context.Context, f *folder)
 	// current tells that the part has caught up since the service was
 	// started. Only the mover uses it.
 	current bool
@@ -43,6 +47,9 @@ func (s *Service) newPart(p piece) (*part, error) {
 		return nil, err
 	}
 	t.folders = [2]*folder{events, alerts}
+	t.follow = func(ctx context.Context, f *folder) {
+		retention.Follow(ctx, s.cfg.Bus.JS, f.stream, s.cfg.Log, f.sweep)
+	}
 	var filters []string
 	if !t.set.all() {
 		for _, n := range p.Partitions {
@@ -51,7 +58,7 @@ func (s *Service) newPart(p piece) (*part, error) {
 	}
 	t.events, err = view.New(view.Config{
 		Name: viewName(eventsView, p.ID), Stream: stream.Events, Filters: filters,
-		DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: s.metrics.views, Trace: s.cfg.Bus.Trace, Fold: events.fold, Pace: pace,
+		DB: s.db, JS: s.cfg.Bus.JS, Room: s.cfg.Room, Log: s.cfg.Log, Metrics: s.metrics.views, Trace: s.cfg.Bus.Trace, Fold: events.fold, Pace: pace,
 		Removed: s.removals.Reach(stream.Events),
 	})
 	if err != nil {
@@ -59,7 +66,7 @@ func (s *Service) newPart(p piece) (*part, error) {
 	}
 	t.alerts, err = view.New(view.Config{
 		Name: viewName(alertsView, p.ID), Stream: stream.Alerts,
-		DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: s.metrics.views, Trace: s.cfg.Bus.Trace, Fold: alerts.fold, Pace: pace,
+		DB: s.db, JS: s.cfg.Bus.JS, Room: s.cfg.Room, Log: s.cfg.Log, Metrics: s.metrics.views, Trace: s.cfg.Bus.Trace, Fold: alerts.fold, Pace: pace,
 		Removed: s.removals.Reach(stream.Alerts),
 	})
 	return t, err
@@ -87,6 +94,14 @@ func (t *part) start(ctx context.Context, g *errgroup.Group) {
 		g.Go(func() error {
 			defer work.Done()
 			return v.Run(ctx)
+		})
+	}
+	for _, f := range t.folders {
+		work.Add(1)
+		g.Go(func() error {
+			defer work.Done()
+			t.follow(ctx, f)
+			return nil
 		})
 	}
 	t.stop = func() { cancel(); work.Wait() }

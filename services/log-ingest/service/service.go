@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nightjar-edr/nightjar/pkg/removal"
+	"github.com/nightjar-edr/nightjar/pkg/retention"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/streamwatch"
 	"github.com/nightjar-edr/nightjar/pkg/view"
@@ -23,8 +24,6 @@ const (
 	// pace is how long lines may wait to share a chunk and a transaction with
 	// those that follow, when one has just been written.
 	pace = time.Second
-	// sweepInterval is how often what has expired is deleted.
-	sweepInterval = time.Hour
 )
 
 // Service is log-ingest. Make it with New and run it with Run.
@@ -62,7 +61,7 @@ func New(cfg Config) (*Service, error) {
 
 // open makes what stands on the store.
 func (s *Service) open() (err error) {
-	views := view.Config{DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: s.metrics.views}
+	views := view.Config{DB: s.db, JS: s.cfg.Bus.JS, Room: s.cfg.Room, Log: s.cfg.Log, Metrics: s.metrics.views}
 	s.removals, err = removal.New(removal.Config{View: views, Obey: s.obey, Clear: map[string]func(context.Context, removal.Removal) error{
 		artifactStream: func(ctx context.Context, r removal.Removal) error { return s.artifacts.clear(ctx, r) },
 	}})
@@ -143,8 +142,11 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	g.Go(func() error { s.artifacts.tidyUp(failed); return nil })
 	g.Go(func() error { store.CollectGarbage(failed, s.db, gcInterval); return nil })
 	g.Go(func() error { s.watch.Run(failed); return nil })
-	g.Go(func() error { s.sweep(failed); return nil })
-	g.Go(func() error { s.compareRetention(failed); return nil })
+	g.Go(func() error { s.artifacts.keeper.Run(failed); return nil })
+	g.Go(func() error {
+		retention.Follow(failed, s.cfg.Bus.JS, artifactStream, s.cfg.Log, s.artifacts.drop)
+		return nil
+	})
 	running, cancel := context.WithCancel(ctx)
 	defer cancel()
 	context.AfterFunc(failed, cancel)
@@ -152,26 +154,4 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	err = s.move(running, failed, g)
 	stopViews()
 	return errors.Join(err, g.Wait())
-}
-
-// sweep deletes what has expired, at the start and from time to time, until
-// ctx ends.
-func (s *Service) sweep(ctx context.Context) {
-	if s.cfg.RetentionEvents <= 0 && s.cfg.RetentionAlerts <= 0 {
-		return
-	}
-	t := time.NewTicker(sweepInterval)
-	defer t.Stop()
-	for {
-		deleted, err := logstore.Sweep(ctx, s.db)
-		s.metrics.swept.Add(float64(deleted))
-		if err != nil && ctx.Err() == nil {
-			s.cfg.Log.Warn("deleting what has expired", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-	}
 }

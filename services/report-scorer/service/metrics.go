@@ -44,12 +44,8 @@ func newMetrics(reg prometheus.Registerer, db *store.DB) *metrics {
 		census: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem,
 			Name: "census_signatures", Help: "Different names of signatures over all endpoints."}),
 	}
-	reg.MustRegister(m.requests, m.failures, m.duration, m.census,
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: subsystem,
-			Name: "store_bytes", Help: "Size of the store's tables on disk, without its write-ahead log."}, func() float64 {
-			size, _ := db.EstimateSize(nil)
-			return float64(size)
-		}))
+	reg.MustRegister(m.requests, m.failures, m.duration, m.census)
+	store.RegisterMetrics(reg, subsystem, db)
 	return m
 }
 

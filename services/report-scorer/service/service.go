@@ -92,7 +92,7 @@ func (s *Service) open() (err error) {
 	s.stale.Store(true)
 	views := view.NewMetrics(s.cfg.Metrics, subsystem)
 	s.removals, err = removal.New(removal.Config{
-		View: view.Config{DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: views},
+		View: view.Config{DB: s.db, JS: s.cfg.Bus.JS, Room: s.cfg.Room, Log: s.cfg.Log, Metrics: views},
 		Obey: func(r removal.Removal) error { return s.alerts.Exclusive(func() error { return s.forget(r) }) },
 	})
 	if err != nil {
@@ -102,14 +102,14 @@ func (s *Service) open() (err error) {
 	s.watch = streamwatch.New(s.cfg.Metrics, subsystem, s.cfg.Bus.JS, s.cfg.Log, bucket)
 	s.clears, err = view.New(view.Config{
 		Name: "reports", Stream: bucket, Filters: []string{filter}, Compacted: true,
-		DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: views, Fold: s.foldMarks,
+		DB: s.db, JS: s.cfg.Bus.JS, Room: s.cfg.Room, Log: s.cfg.Log, Metrics: views, Fold: s.foldMarks,
 	})
 	if err != nil {
 		return err
 	}
 	s.alerts, err = view.New(view.Config{
 		Name: "alerts", Stream: stream.Alerts, Filters: []string{subject.AllAlerts},
-		DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: views, Trace: s.cfg.Bus.Trace, Fold: s.foldAlerts,
+		DB: s.db, JS: s.cfg.Bus.JS, Room: s.cfg.Room, Log: s.cfg.Log, Metrics: views, Trace: s.cfg.Bus.Trace, Fold: s.foldAlerts,
 		Removed: s.removals.Reach(stream.Alerts),
 	})
 	return err

@@ -28,7 +28,7 @@ func TestBacklogIsDeliveredOnce(t *testing.T) {
 		r.send(endpointA, lines...)
 	}
 	x = r.start(r.config())
-	c, err := r.bus.JS.Consumer(t.Context(), stream.Events, durable)
+	c, err := r.bus.JS.Consumer(t.Context(), stream.Events, stream.EventsConsumer)
 	if err != nil {
 		t.Fatal(err)
 	}

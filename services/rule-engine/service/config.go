@@ -32,9 +32,12 @@ type Config struct {
 	// SIEMs are the names of the SIEMs; each gets a durable consumer of that
 	// name on the stream ALERTS.
 	SIEMs []string
-	// RetentionAlerts is how long alerts are kept, 0 for ever.
-	RetentionAlerts time.Duration
-	// MaxAlertBytes bounds the stream ALERTS, 0 for no bound.
+	// RetentionAlerts is how long alerts are kept, 0 for ever;
+	// RetentionAlertBytes the size of ALERTS beyond which the oldest go, 0 for
+	// no bound.
+	RetentionAlerts     time.Duration
+	RetentionAlertBytes int64
+	// MaxAlertBytes is the size at which ALERTS refuses, 0 for no bound.
 	MaxAlertBytes int64
 	// Workers is the number of goroutines that detect; 0 means as many as the
 	// process may use processors.
@@ -63,8 +66,10 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 	})
 	retention := config.Duration(DefaultRetentionAlerts)
 	fs.Var(&retention, "retention-alerts", "how long alerts are kept; 0 for ever")
-	var maxBytes config.Bytes
-	fs.Var(&maxBytes, "max-alert-bytes", "bytes that the stream ALERTS may use")
+	var size, maxBytes config.Bytes
+	fs.Var(&size, "retention-alerts-size", "bytes of alerts that are kept, such as 5GiB; the oldest go beyond")
+	fs.Var(&maxBytes, "max-alert-bytes", "bytes that the stream ALERTS may use; alerts wait beyond")
+	config.Check(fs, "retention-alerts-size", func() error { return config.CheckBelow(size, "max-alert-bytes", maxBytes) })
 	workers := fs.Int("workers", 0, "goroutines that detect; 0 for one for each processor")
 	var rules *ruleFolder
 	var containers []containerFile
@@ -78,7 +83,7 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 		}
 		return New(Config{
 			Env: env, RulesDir: *rulesDir, ContainersDir: *containersDir, SIEMs: siems,
-			RetentionAlerts: time.Duration(retention), MaxAlertBytes: int64(maxBytes), Workers: *workers,
+			RetentionAlerts: time.Duration(retention), RetentionAlertBytes: int64(size), MaxAlertBytes: int64(maxBytes), Workers: *workers,
 			rules: rules, containers: containers,
 		})
 	}

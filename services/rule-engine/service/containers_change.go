@@ -259,7 +259,7 @@ func (s *Service) tidyContainers(ctx context.Context) {
 	t := time.NewTicker(tidyInterval)
 	defer t.Stop()
 	for {
-		if n, err := s.objects.Tidy(ctx, time.Now().Add(-remainsAge)); err != nil && ctx.Err() == nil {
+		if n, err := s.objects.Tidy(ctx, s.clock.Now().Add(-remainsAge)); err != nil && ctx.Err() == nil {
 			s.cfg.Log.Warn("remains of containers not removed, will be tried again", "error", err)
 		} else if n > 0 {
 			s.cfg.Log.Info("remains of containers removed", "count", n)

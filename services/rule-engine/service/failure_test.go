@@ -82,7 +82,7 @@ func TestKilledBetweenPublishAndAck(t *testing.T) {
 	if err := dying.rules.apply(x.s.rules.current.Load().revision, x.s.rules.current.Load().record); err != nil {
 		t.Fatal(err)
 	}
-	c, err := r.bus.JS.Consumer(t.Context(), stream.Events, durable)
+	c, err := r.bus.JS.Consumer(t.Context(), stream.Events, stream.EventsConsumer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +234,7 @@ func TestPoison(t *testing.T) {
 		x := r.start(cfg)
 		x.stop()
 		seq := publish(t, r, "nonsense")
-		c, err := r.bus.JS.Consumer(t.Context(), stream.Events, durable)
+		c, err := r.bus.JS.Consumer(t.Context(), stream.Events, stream.EventsConsumer)
 		if err != nil {
 			t.Fatal(err)
 		}

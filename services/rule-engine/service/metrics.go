@@ -9,6 +9,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
@@ -29,6 +30,7 @@ type metrics struct {
 	retries       prometheus.Counter
 	removed       prometheus.Counter
 	refused       prometheus.Counter
+	unread        *prometheus.CounterVec
 	deadLetters   *prometheus.CounterVec
 	batchDuration prometheus.Histogram
 	pending       prometheus.Gauge
@@ -57,6 +59,7 @@ func newMetrics(reg prometheus.Registerer, s *Service) *metrics {
 		repeated: counter("repeated_total", "Events in the batches acknowledged whose alert had been raised before."),
 		removed:  counter("removed_batches_total", "Batches passed over because what their endpoint had stored was removed."),
 		retries:  counter("retries_total", "Batches handed back to be worked on again."),
+		unread:   prometheus.NewCounterVec(prometheus.CounterOpts(opts("retention_unread_alerts_total", "Alerts removed because of their retention that a SIEM had not acknowledged.")), []string{"siem"}),
 		refused:  counter("refused_alerts_total", "Alerts that the stream ALERTS refused, which are tried again."),
 		deadLetters: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "nightjar", Name: "dead_letters_total",
 			Help: "Dead letters written.", ConstLabels: prometheus.Labels{"service": access.Rules}}, []string{"reason"}),
@@ -69,17 +72,13 @@ func newMetrics(reg prometheus.Registerer, s *Service) *metrics {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts(name, help)), f)
 	}
 	reg.MustRegister(m.requests, m.requestDuration, m.errors, m.batches, m.events, m.filtered, m.alerts, m.repeated,
-		m.retries, m.removed, m.refused, m.deadLetters, m.batchDuration, m.pending, m.unacked,
+		m.retries, m.removed, m.refused, m.unread, m.deadLetters, m.batchDuration, m.pending, m.unacked,
 		gauge("rules", "Compiled rules, those that wait for a container included.", func() float64 { return float64(s.rules.current.Load().set.Count()) }),
 		gauge("rules_waiting", "Rules that wait for a container.", func() float64 { return float64(len(s.rules.current.Load().set.Waiting())) }),
 		gauge("rules_failed", "Rules of the set in force that panicked and are set aside.", func() float64 { return float64(s.rules.current.Load().failed.Load()) }),
 		gauge("containers", "Containers that rules can refer to.", func() float64 { n, _ := s.containers.count(); return float64(n) }),
 		gauge("container_lines", "Different lines of all containers.", func() float64 { _, n := s.containers.count(); return float64(n) }),
 		gauge("set_revision", "Revision of the rule set in force.", func() float64 { return float64(s.rules.current.Load().revision) }),
-		gauge("store_bytes", "Size of the store on disk.", func() float64 {
-			lsm, vlog := s.db.Size()
-			return float64(lsm + vlog)
-		}),
 	)
 	for _, kind := range []string{"ack", "consumer", "containers", "panic"} {
 		m.errors.WithLabelValues(kind)
@@ -92,6 +91,7 @@ func newMetrics(reg prometheus.Registerer, s *Service) *metrics {
 	for _, reason := range []string{message.ReasonNotJSON, message.ReasonNotObject, message.ReasonTooDeep, message.ReasonPoison} {
 		m.deadLetters.WithLabelValues(reason)
 	}
+	store.RegisterMetrics(reg, subsystem, s.db)
 	return m
 }
 

@@ -22,7 +22,7 @@ import (
 func (s *Service) newRemovals(metrics *view.Metrics) (*removal.Removals, error) {
 	js := s.cfg.Bus.JS
 	return removal.New(removal.Config{
-		View: view.Config{DB: s.db, JS: js, Log: s.cfg.Log, Metrics: metrics},
+		View: view.Config{DB: s.db, JS: js, Room: s.cfg.Room, Log: s.cfg.Log, Metrics: metrics},
 		Obey: func(r removal.Removal) error {
 			return s.raisedFold.Exclusive(func() error { return s.forgetRaised(r) })
 		},

@@ -167,7 +167,7 @@ func (r *rig) settle() {
 		if err != nil {
 			return err
 		}
-		c, err := r.bus.JS.Consumer(r.t.Context(), stream.Events, durable)
+		c, err := r.bus.JS.Consumer(r.t.Context(), stream.Events, stream.EventsConsumer)
 		if err != nil {
 			return err
 		}

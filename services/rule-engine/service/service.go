@@ -16,6 +16,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
 	"github.com/nightjar-edr/nightjar/pkg/objects"
 	"github.com/nightjar-edr/nightjar/pkg/removal"
+	"github.com/nightjar-edr/nightjar/pkg/retention"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/streamwatch"
 	"github.com/nightjar-edr/nightjar/pkg/view"
@@ -45,6 +46,8 @@ type Service struct {
 	raisedFold *view.View
 	removals   *removal.Removals
 	published  published
+	retention  *retention.Keeper
+	clock      *retention.Clock
 	alerts     *bus.Publisher
 
 	// imported is what the folders of rules hold, nil without one.
@@ -110,6 +113,9 @@ func (s *Service) open() (err error) {
 		return err
 	}
 	s.published.seq = s.raisedFold.Position()
+	if s.retention, err = s.keeper(); err != nil {
+		return err
+	}
 	s.walk = newWalk(s)
 	bucket, _ := stream.KVStream(stream.Rules)
 	objects, _ := stream.ObjectStream(stream.Containers)
@@ -178,6 +184,8 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	background.Go(func() { s.tidyContainers(work) })
 	background.Go(func() { s.watch.Run(work) })
 	background.Go(func() { s.siems.run(work) })
+	background.Go(func() { s.retention.Run(work) })
+	background.Go(func() { retention.Follow(work, s.cfg.Bus.JS, stream.Alerts, s.cfg.Log, s.dropRaised) })
 	if err := s.prepare(ctx, failed); errors.Is(err, view.ErrGap) {
 		<-ctx.Done() // stays up to say why it is not ready
 		return nil
@@ -223,8 +231,7 @@ func (s *Service) ensure(ctx context.Context) (err error) {
 	if s.objects, err = objects.Open(ctx, js, stream.Containers); err != nil {
 		return err
 	}
-	limits := stream.Limits{MaxAge: s.cfg.RetentionAlerts, MaxBytes: s.cfg.MaxAlertBytes, Replicas: s.cfg.Replicas}
-	if err := stream.Ensure(ctx, js, stream.Alerts, limits); err != nil {
+	if err := stream.Ensure(ctx, js, stream.Alerts, s.alertLimits()); err != nil {
 		return err
 	}
 	for _, name := range s.cfg.SIEMs {

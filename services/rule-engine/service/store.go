@@ -14,13 +14,14 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/retention"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
 // Keys of the store. Those of raised alerts are prefixRaised, the endpoint, the
-// generation unless it is 0, and the 16 bytes of the event's hash, with an empty
-// value. Those of attempts are
-// prefixAttempts and a sequence of the stream EVENTS.
+// generation unless it is 0, and the 16 bytes of the event's hash, with the
+// alert's sequence as their value. Those of attempts are prefixAttempts and a
+// sequence of the stream EVENTS.
 var (
 	keyRules       = []byte("rules/set")
 	prefixRaised   = "raised/"
@@ -74,7 +75,7 @@ func (s *Service) rulesView(metrics *view.Metrics) (*view.View, error) {
 	key := "$KV." + stream.Rules + "." + message.RulesKey
 	return view.New(view.Config{
 		Name: "rules", Stream: name, Filters: []string{filter}, Compacted: true,
-		DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: metrics,
+		DB: s.db, JS: s.cfg.Bus.JS, Room: s.cfg.Room, Log: s.cfg.Log, Metrics: metrics,
 		Fold: func(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 			var last *view.Msg
 			for i := range msgs {
@@ -101,7 +102,7 @@ func (s *Service) rulesView(metrics *view.Metrics) (*view.View, error) {
 // raisedView folds the stream ALERTS into the set of raised alerts.
 func (s *Service) raisedView(metrics *view.Metrics) (*view.View, error) {
 	return view.New(view.Config{
-		Name: "raised", Stream: stream.Alerts, DB: s.db, JS: s.cfg.Bus.JS, Log: s.cfg.Log, Metrics: metrics, Trace: s.cfg.Bus.Trace, Pace: raisedPace,
+		Name: "raised", Stream: stream.Alerts, DB: s.db, JS: s.cfg.Bus.JS, Room: s.cfg.Room, Log: s.cfg.Log, Metrics: metrics, Trace: s.cfg.Bus.Trace, Pace: raisedPace,
 		Removed: func(ctx context.Context) (uint64, error) { return s.removals.Reach(stream.Alerts)(ctx) },
 		Fold: func(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 			keys := make([]string, 0, len(msgs))
@@ -118,15 +119,7 @@ func (s *Service) raisedView(metrics *view.Metrics) (*view.View, error) {
 				if generation < s.removals.Generation(endpoint) {
 					continue
 				}
-				e := badger.NewEntry([]byte(key), nil)
-				if life := s.cfg.RetentionAlerts; life > 0 {
-					left := life - time.Since(m.Time)
-					if left <= 0 {
-						continue
-					}
-					e = e.WithTTL(max(left, time.Second))
-				}
-				if err := txn.SetEntry(e); err != nil {
+				if err := txn.Set([]byte(key), retention.PutSeq(m.Seq)); err != nil {
 					return nil, err
 				}
 			}

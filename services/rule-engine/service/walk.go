@@ -16,8 +16,6 @@ import (
 
 // How batches are taken from EVENTS.
 const (
-	// durable is the name of the consumer that all replicas share.
-	durable = "rule-engine"
 	// maxAckPending bounds the batches that all replicas have in hand.
 	maxAckPending = 256
 	// pullBytes bounds what one pull brings. It must be more than the largest
@@ -148,16 +146,16 @@ func (w *walk) take(ctx context.Context) error {
 		return err
 	}
 	c, err := w.s.cfg.Bus.JS.CreateOrUpdateConsumer(ctx, stream.Events, jetstream.ConsumerConfig{
-		Durable: durable, Description: "Detection, shared by all replicas of the rule-engine",
+		Durable: stream.EventsConsumer, Description: "Detection, shared by all replicas of the rule-engine",
 		AckPolicy: jetstream.AckExplicitPolicy, AckWait: w.s.cfg.ackWait, DeliverPolicy: jetstream.DeliverAllPolicy,
 		MaxAckPending: maxAckPending, MaxDeliver: -1,
 	})
 	if err != nil {
-		return fmt.Errorf("consumer %s: %w", durable, err)
+		return fmt.Errorf("consumer %s: %w", stream.EventsConsumer, err)
 	}
 	messages, err := c.Messages(jetstream.PullMaxMessagesWithBytesLimit(pullMessages, pullBytes))
 	if err != nil {
-		return fmt.Errorf("consumer %s: %w", durable, err)
+		return fmt.Errorf("consumer %s: %w", stream.EventsConsumer, err)
 	}
 	defer w.giveBack(messages)
 	w.fail(nil)
@@ -179,10 +177,10 @@ func (w *walk) take(ctx context.Context) error {
 			}
 			return nil
 		case errors.Is(err, jetstream.ErrNoHeartbeat):
-			w.s.cfg.Log.Debug("no heartbeat of the consumer", "consumer", durable)
+			w.s.cfg.Log.Debug("no heartbeat of the consumer", "consumer", stream.EventsConsumer)
 			continue
 		case err != nil:
-			return fmt.Errorf("consumer %s: %w", durable, err)
+			return fmt.Errorf("consumer %s: %w", stream.EventsConsumer, err)
 		}
 		w.hold(m)
 		select {

@@ -13,6 +13,7 @@ import (
 	dispatch "github.com/nightjar-edr/nightjar/services/command-dispatch/service"
 
 	"github.com/nightjar-edr/nightjar/pkg/config"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/tracing"
 )
 
@@ -39,6 +40,8 @@ type Config struct {
 	DropDir string
 	// How long events and alerts are kept; 0 for ever.
 	RetentionEvents, RetentionAlerts config.Duration
+	// How many bytes of them; 0 for no bound.
+	RetentionEventsSize, RetentionAlertsSize config.Bytes
 	// MaxStore bounds all stores together, in bytes; 0 for no bound.
 	MaxStore config.Bytes
 	// MinFree is how many bytes of the file system of DataDir stay free, or a
@@ -62,7 +65,7 @@ type Config struct {
 // that they fill.
 func AddFlags(fs *flag.FlagSet) *Config {
 	day := config.Duration(24 * time.Hour)
-	c := &Config{RetentionEvents: 30 * day, RetentionAlerts: 365 * day, Sync: config.Sync{Always: true}, MinFree: 512 << 20, MaxCommandFiles: gateway.DefaultMaxCommandFiles}
+	c := &Config{RetentionEvents: 30 * day, RetentionAlerts: 365 * day, Sync: config.Sync{Always: true}, MinFree: lifecycle.DefaultMinFree, MaxCommandFiles: gateway.DefaultMaxCommandFiles}
 	fs.StringVar(&c.DataDir, "data-dir", "./data", "everything the manager writes: JetStream, a store for each service, the certificate")
 	fs.StringVar(&c.AdminAddr, "admin-addr", "127.0.0.1:8001", "address of the admin API")
 	fs.StringVar(&c.AgentAddr, "agent-addr", "127.0.0.1:8000", "address of the agent API")
@@ -78,7 +81,11 @@ func AddFlags(fs *flag.FlagSet) *Config {
 	fs.StringVar(&c.DropDir, "drop-dir", "", "the only folder from which drop-files may be read (default <data-dir>/drop)")
 	fs.Var(&c.RetentionEvents, "retention-events", "how long events are kept; 0 for ever")
 	fs.Var(&c.RetentionAlerts, "retention-alerts", "how long alerts are kept; 0 for ever")
+	fs.Var(&c.RetentionEventsSize, "retention-events-size", "bytes of events that are kept in their stream, such as 20GiB; the oldest go beyond, once the rules have looked at them")
+	fs.Var(&c.RetentionAlertsSize, "retention-alerts-size", "bytes of alerts that are kept in their stream, such as 5GiB; the oldest go beyond")
 	fs.Var(&c.MaxStore, "max-store", "bytes that all stores together may use, such as 50GiB; ingest is refused before it is passed")
+	config.Check(fs, "retention-events-size", func() error { return config.CheckBelow(c.RetentionEventsSize, "max-store", c.MaxStore) })
+	config.Check(fs, "retention-alerts-size", func() error { return config.CheckBelow(c.RetentionAlertsSize, "max-store", c.MaxStore) })
 	fs.Var(&c.MinFree, "min-free", "bytes of the file system of data-dir that stay free, at most a fifth of it; ingest is refused while fewer are")
 	fs.Var(&c.MaxCommandFiles, "max-command-files", "bytes that the files of all commands and results may have; more are refused beyond")
 	fs.IntVar(&c.MaxQueued, "max-queued", dispatch.DefaultMaxQueued, "how many commands may wait for an endpoint; more are refused")

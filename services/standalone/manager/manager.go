@@ -23,11 +23,11 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/certs"
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/diskuse"
 	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/ops"
 	"github.com/nightjar-edr/nightjar/pkg/tracing"
-	"github.com/nightjar-edr/nightjar/services/standalone/internal/diskuse"
 	"github.com/nightjar-edr/nightjar/services/standalone/internal/natsd"
 	"github.com/nightjar-edr/nightjar/services/standalone/internal/whids"
 )
@@ -143,6 +143,7 @@ func (m *Manager) startNATS(siems []string) error {
 	if m.nats, err = natsd.Start(cfg); err != nil {
 		return err
 	}
+	m.nats.RegisterMetrics(m.ops.Registry("nats"))
 	return m.nats.ListenLocal(m.cfg.DataDir)
 }
 
@@ -185,10 +186,11 @@ func (m *Manager) build(siems []string) error {
 		}},
 		{access.Rules, func(e lifecycle.Env) (lifecycle.Component, error) {
 			return ruleengine.New(ruleengine.Config{Env: e, RulesDir: m.cfg.RulesDir, ContainersDir: m.cfg.ContainersDir,
-				OtherRulesDir: m.whids.RulesDir, OtherContainersDir: m.whids.ContainersDir, SIEMs: siems, RetentionAlerts: alerts})
+				OtherRulesDir: m.whids.RulesDir, OtherContainersDir: m.whids.ContainersDir, SIEMs: siems,
+				RetentionAlerts: alerts, RetentionAlertBytes: int64(m.cfg.RetentionAlertsSize)})
 		}},
 		{access.Ingest, func(e lifecycle.Env) (lifecycle.Component, error) {
-			return ingest.New(ingest.Config{Env: e, RetentionEvents: events, RetentionAlerts: alerts})
+			return ingest.New(ingest.Config{Env: e, RetentionAlerts: alerts})
 		}},
 		{access.Scorer, func(e lifecycle.Env) (lifecycle.Component, error) {
 			return scorer.New(scorer.Config{Env: e})
@@ -199,7 +201,7 @@ func (m *Manager) build(siems []string) error {
 		{access.Gateway, func(e lifecycle.Env) (lifecycle.Component, error) {
 			cfg := gateway.Config{Env: e, AdminAddr: m.cfg.AdminAddr, AgentAddr: m.cfg.AgentAddr,
 				AdminKey: m.cfg.AdminKey, ServerKey: cmp.Or(m.cfg.ServerKey, m.whids.ServerKey), Operators: m.importedOperators(),
-				Events: stream.Limits{MaxAge: events}, DeadLetters: stream.Limits{MaxAge: events}, Audit: stream.Limits{MaxAge: alerts},
+				Events: stream.Limits{MaxAge: events, KeepBytes: int64(m.cfg.RetentionEventsSize)}, DeadLetters: stream.Limits{MaxAge: events}, Audit: stream.Limits{MaxAge: alerts},
 				Full: m.guard.Full, OnAdminKey: m.announceKey, DropDir: m.dropDir(), MaxCommandFiles: int64(m.cfg.MaxCommandFiles)}
 			if m.cert != nil {
 				cfg.TLS = m.cert.Config

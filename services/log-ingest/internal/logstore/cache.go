@@ -65,9 +65,8 @@ func (c *cache) drop(endpoint string) {
 // hashSet is the set of the hashes of a chunk's lines.
 type hashSet struct {
 	set map[event.Hash]struct{}
-	// expires is when the store drops the chunk, in Unix seconds, 0 for
-	// never.
-	expires uint64
+	// last is the latest arrival of the chunk's lines.
+	last uint64
 }
 
 func (h *hashSet) bytes() int { return 32 + len(h.set)*hashSize*7/4 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/dgraph-io/badger/v4"
 
@@ -116,47 +115,59 @@ func (w *Writer) loadHour(txn *badger.Txn, endpoint string, h int64) (*hourState
 	return state, nil
 }
 
-// hashes returns the hashes of a chunk, from the cache or the store.
+// hashes returns the hashes of a chunk, from the cache or the store, none where
+// it is to be swept.
 func (w *Writer) hashes(txn *badger.Txn, s *span) (*hashSet, error) {
 	key := cacheKey{id: s.id, hashes: true}
+	var set *hashSet
 	if v, ok := w.cache.get(key); ok {
-		if h := v.(*hashSet); h.expires == 0 || h.expires > uint64(time.Now().Unix()) {
-			return h, nil
-		}
-		return &hashSet{}, nil
-	}
-	set := &hashSet{}
-	item, err := txn.Get(s.indexKey(w.kind))
-	switch {
-	case errors.Is(err, badger.ErrKeyNotFound): // expired
-	case err != nil:
-		return nil, err
-	default:
-		set.expires = item.ExpiresAt()
-		err := item.Value(func(b []byte) error {
-			r, err := newIndexReader(b)
-			if err != nil {
-				return err
-			}
-			set.set = make(map[event.Hash]struct{}, len(r.hashes)/hashSize)
-			for h := r.hashes; len(h) > 0; h = h[hashSize:] {
-				set.set[event.Hash(h[:hashSize])] = struct{}{}
-			}
-			return nil
-		})
-		if err != nil {
+		set = v.(*hashSet)
+	} else {
+		var err error
+		if set, err = w.loadHashes(txn, s); err != nil {
 			return nil, fmt.Errorf("hashes of a chunk: %w", err)
 		}
+		w.cache.put(key, set)
 	}
-	w.cache.put(key, set)
+	if set.last < w.swept.Load() {
+		return &hashSet{}, nil
+	}
 	return set, nil
 }
 
-// hasKey tells whether the store has a line's hash as a key.
-func (w *Writer) hasKey(txn *badger.Txn, endpoint string, hash event.Hash) (bool, error) {
-	_, err := txn.Get(hashKey(w.kind, endpoint, hash))
+func (w *Writer) loadHashes(txn *badger.Txn, s *span) (*hashSet, error) {
+	set := &hashSet{}
+	item, err := txn.Get(s.indexKey(w.kind))
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return set, nil // swept
+	} else if err != nil {
+		return nil, err
+	}
+	return set, item.Value(func(b []byte) error {
+		r, err := newIndexReader(b)
+		if err != nil {
+			return err
+		}
+		set.set = make(map[event.Hash]struct{}, len(r.hashes)/hashSize)
+		for r.next() {
+			set.set[r.last.hash] = struct{}{}
+			set.last = max(set.last, r.last.arrival)
+		}
+		return r.err
+	})
+}
+
+// hasKey tells whether the store has a line's hash as a key, of a line that is
+// not to be swept.
+func (w *Writer) hasKey(txn *badger.Txn, endpoint string, hash event.Hash) (has bool, err error) {
+	item, err := txn.Get(hashKey(w.kind, endpoint, hash))
 	if errors.Is(err, badger.ErrKeyNotFound) {
 		return false, nil
+	} else if err != nil {
+		return false, err
 	}
-	return err == nil, err
+	return has, item.Value(func(b []byte) error {
+		has = arrivalOf(b) >= w.swept.Load()
+		return nil
+	})
 }

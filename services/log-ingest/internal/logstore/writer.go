@@ -2,9 +2,11 @@ package logstore
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"math"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -20,6 +22,10 @@ const (
 	maxChunkBytes = 1 << 20
 )
 
+// ArrivalBits is how many bits of a line's arrival number the lines of its
+// message; those above are the message's sequence in its stream.
+const ArrivalBits = 9
+
 // Entry is a line to store.
 type Entry struct {
 	Endpoint string
@@ -29,29 +35,29 @@ type Entry struct {
 	Timed bool
 	// Hash identifies the line among those of its endpoint and kind.
 	Hash event.Hash
-	// Arrival orders lines of the same time.
+	// Arrival orders lines of the same time. Sweep deletes lines by it.
 	Arrival uint64
-	// Expires is when the line may be dropped, in Unix seconds, 0 for never.
-	Expires uint64
 	// Line has no line ending. It must stay as it is until Write returns.
 	Line []byte
 }
 
 // entry is a line of a batch.
 type entry struct {
-	pos     Pos
-	hash    event.Hash
-	timed   bool
-	expires uint64
-	line    []byte
+	pos   Pos
+	hash  event.Hash
+	timed bool
+	line  []byte
 }
 
-// Writer stores lines of one kind. One goroutine at a time may use it, and
-// nobody else may write lines of this kind to the store.
+// Writer stores lines of one kind. One goroutine at a time may use it, beside
+// one that calls Sweep, and nobody else may write lines of this kind to the
+// store.
 type Writer struct {
 	db    *store.DB
 	kind  Kind
 	cache *cache
+	// swept is the arrival below which lines are no repetitions any more.
+	swept atomic.Uint64
 	// raw and packed are the lines of the chunk in hand.
 	raw, packed []byte
 }
@@ -101,7 +107,8 @@ type pendingHour struct {
 }
 
 // Begin starts a batch. Its first message has sequence first in its stream,
-// which no other batch of this writer may have. Close must be called.
+// which no other batch of this writer may have, and no line of an earlier one
+// is added. Close must be called.
 func (w *Writer) Begin(first uint64) *Batch {
 	return &Batch{w: w, read: w.db.NewTransaction(false), first: first, hours: map[hourID]*pendingHour{}, untimed: map[untimedID]struct{}{}}
 }
@@ -150,7 +157,7 @@ func (b *Batch) Add(e *Entry) (bool, error) {
 		p.own[e.Hash] = struct{}{}
 	}
 	p.max = max(p.max, pos.Off)
-	p.entries = append(p.entries, entry{pos: pos, hash: e.Hash, timed: e.Timed, expires: e.Expires, line: e.Line})
+	p.entries = append(p.entries, entry{pos: pos, hash: e.Hash, timed: e.Timed, line: e.Line})
 	return true, nil
 }
 
@@ -262,44 +269,30 @@ func (b *Batch) writeChunk(txn *badger.Txn, p *pendingHour, lines []entry) error
 	}
 	s.keyed = crowded(p, &s)
 	b.w.raw = b.w.raw[:0]
-	expires := uint64(0)
 	for i := range lines {
 		l := &lines[i]
 		b.w.raw = append(append(b.w.raw, l.line...), '\n')
-		expires = later(expires, l.expires, i == 0)
 		if l.timed && !s.keyed {
 			continue
 		}
-		e := badger.NewEntry(hashKey(b.w.kind, p.id.endpoint, l.hash), nil)
-		e.ExpiresAt = l.expires
-		if err := txn.SetEntry(e); err != nil {
+		arrival := binary.BigEndian.AppendUint64(nil, l.pos.Arrival)
+		if err := txn.Set(hashKey(b.w.kind, p.id.endpoint, l.hash), arrival); err != nil {
 			return fmt.Errorf("hash of a line: %w", err)
 		}
 	}
-	index := badger.NewEntry(s.indexKey(b.w.kind), appendIndex(make([]byte, 0, len(lines)*(minIndexed+4)+8), lines))
-	// The transaction keeps the value until it is committed.
+	// The transaction keeps the values until it is committed.
 	b.w.packed = message.Compress(b.w.packed[:0], b.w.raw)
-	body := badger.NewEntry(s.id.bodyKey(b.w.kind), slices.Clone(b.w.packed))
-	for _, e := range []*badger.Entry{index, body} {
-		e.ExpiresAt = expires
-		if err := txn.SetEntry(e); err != nil {
-			return fmt.Errorf("chunk: %w", err)
-		}
+	index := appendIndex(make([]byte, 0, len(lines)*(minIndexed+4)+8), lines)
+	err := txn.Set(s.indexKey(b.w.kind), index)
+	if err == nil {
+		err = txn.Set(s.id.bodyKey(b.w.kind), slices.Clone(b.w.packed))
+	}
+	if err != nil {
+		return fmt.Errorf("chunk: %w", err)
 	}
 	p.chunks = append(p.chunks, s)
 	b.Chunks++
 	return nil
-}
-
-// later returns the later of two expiry times, 0 meaning never.
-func later(a, b uint64, first bool) uint64 {
-	if first {
-		return b
-	}
-	if a == 0 || b == 0 {
-		return 0
-	}
-	return max(a, b)
 }
 
 // crowded tells whether as many chunks as are allowed lie over s already.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nkeys"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nightjar-edr/nightjar/pkg/config"
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
@@ -148,6 +150,28 @@ func (s *Server) Stop() {
 	s.local.close()
 	s.Server.Shutdown()
 	s.WaitForShutdown()
+}
+
+// RegisterMetrics registers what the running server says of when it syncs.
+func (s *Server) RegisterMetrics(reg prometheus.Registerer) {
+	gauge := func(name, help string, value func(c *server.JetStreamConfig) float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "nightjar", Subsystem: "standalone", Name: name, Help: help}, func() float64 {
+			c := s.JetStreamConfig()
+			if c == nil {
+				return math.NaN()
+			}
+			return value(c)
+		}))
+	}
+	gauge("jetstream_sync_always", "1 when JetStream acknowledges what is on stable storage alone.", func(c *server.JetStreamConfig) float64 {
+		if c.SyncAlways {
+			return 1
+		}
+		return 0
+	})
+	gauge("jetstream_sync_interval_seconds", "How often JetStream syncs where it does not at each acknowledgement.", func(c *server.JetStreamConfig) float64 {
+		return c.SyncInterval.Seconds()
+	})
 }
 
 // addUser makes a key for a user of this run.

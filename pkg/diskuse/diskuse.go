@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,7 @@ type Guard struct {
 	dir               string
 	limit, stop, keep int64
 	used, free        atomic.Int64
+	space             func(dir string) (free, size int64, err error)
 }
 
 // NewGuard returns a guard that reports ErrFull a margin before limit bytes
@@ -36,7 +38,7 @@ type Guard struct {
 // through a memory map, as Badger does, are killed by the system when the last
 // block is taken, so that must not come about by what the stores do.
 func NewGuard(dir string, limit, keep int64) *Guard {
-	return &Guard{dir: dir, limit: limit, stop: limit - min(limit/5, 512<<20), keep: keep}
+	return &Guard{dir: dir, limit: limit, stop: limit - min(limit/5, 512<<20), keep: keep, space: space}
 }
 
 // Measure looks once.
@@ -52,11 +54,23 @@ func (g *Guard) Measure() error {
 // room returns how many bytes of the file system are free, and how many of them
 // are to be kept.
 func (g *Guard) room() (free, keep int64, err error) {
-	free, size, err := space(g.dir)
+	free, size, err := g.space(existing(g.dir))
 	if err != nil {
 		return 0, 0, fmt.Errorf("free space of %s: %w", g.dir, err)
 	}
 	return free, min(g.keep, size/5), nil
+}
+
+// existing returns a folder, or the nearest one above it that exists.
+func existing(dir string) string {
+	for {
+		_, err := os.Stat(dir)
+		above := filepath.Dir(dir)
+		if !errors.Is(err, fs.ErrNotExist) || above == dir {
+			return dir
+		}
+		dir = above
+	}
 }
 
 // measureFree looks at the file system. What counts is how many bytes are free
@@ -114,14 +128,19 @@ func (g *Guard) interval() time.Duration {
 }
 
 // Run looks again and again until ctx ends, the more often the less room there
-// is. report is told of errors.
+// is. Without a limit it looks at the file system alone. report is told of
+// errors.
 func (g *Guard) Run(ctx context.Context, report func(error)) {
+	look := g.Measure
+	if g.limit <= 0 {
+		look = g.measureFree
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(g.interval()):
-			if err := g.Measure(); err != nil {
+			if err := look(); err != nil {
 				report(err)
 			}
 		}

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nightjar-edr/nightjar/services/standalone/internal/diskuse"
+	"github.com/nightjar-edr/nightjar/pkg/diskuse"
 )
 
 const size = 1 << 20
@@ -110,7 +110,6 @@ func TestGuard(t *testing.T) {
 	}
 }
 
-// TestNoRoom has the file system all but full: what is to be kept free is more
 // What is deleted makes room, at the next look.
 func TestRoomAgain(t *testing.T) {
 	dir := t.TempDir()

@@ -76,3 +76,16 @@ func alertCount(report json.RawMessage) (int, error) {
 	}
 	return r.Count, nil
 }
+
+// agentPost makes an agent's request that must be answered with 200.
+func (p *proc) agentPost(e endpoint, path string, body []byte) error {
+	resp, err := p.client.Do(p.request(e, http.MethodPost, path, bytes.NewReader(body), false))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("POST %s: %s", path, resp.Status)
+	}
+	return nil
+}

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -72,6 +71,8 @@ type workload struct {
 	files     *chaosFiles
 	clears    *chaosClears
 	removals  *chaosRemovals
+	lists     *chaosContainers
+	history   *chaosHistory
 }
 
 // String says how much was done.
@@ -83,8 +84,8 @@ func (w *workload) String() string {
 	for _, d := range w.desks {
 		commands += len(d.queued)
 	}
-	return fmt.Sprintf("%d events, %d changes of rules, %d of endpoints, %d commands, %d files, %d reports cleared, %d removals",
-		events, w.rules.changes, w.endpoints.changes, commands, len(w.files.content), w.clears.cleared, w.removals.removed)
+	return fmt.Sprintf("%d events, %d changes of rules, %d of endpoints, %d of containers, %d commands, %d files, %d reports cleared, %d removals, %d days imported",
+		events, w.rules.changes, w.endpoints.changes, w.lists.changes, commands, len(w.files.content), w.clears.cleared, w.removals.removed, w.history.days)
 }
 
 // chaosRule is the rule that makes alerts; it is never changed.
@@ -100,6 +101,11 @@ func (c *chaos) work() *workload {
 		w.agents = append(w.agents, a)
 		c.client(10+uint64(i), a.step)
 	}
+	w.history = newChaosHistory(c, p.enrol())
+	w.agents = append(w.agents, w.history.chaosAgent)
+	c.client(90, w.history.step)
+	w.lists = &chaosContainers{lines: map[string][]containerLine{}}
+	c.client(100, w.lists.step)
 	c.client(20, w.rules.step)
 	c.client(30, w.endpoints.step)
 	for i := range 2 {
@@ -156,10 +162,15 @@ type chaosAgent struct {
 	kept  map[int][]byte
 	alert map[int]bool
 	past  [][]byte
+	// refused are the lines that are no events.
+	refused map[string]bool
 }
 
+// notJSON begins the lines that are no events.
+const notJSON = "not json "
+
 func newChaosAgent(e endpoint) *chaosAgent {
-	return &chaosAgent{e: e, base: time.Now().Add(-6 * time.Hour), kept: map[int][]byte{}, alert: map[int]bool{}}
+	return &chaosAgent{e: e, base: time.Now().Add(-6 * time.Hour), kept: map[int][]byte{}, alert: map[int]bool{}, refused: map[string]bool{}}
 }
 
 // line makes a new line.
@@ -182,7 +193,9 @@ func (a *chaosAgent) line(r *rand.Rand) []byte {
 	case 4:
 		line = plainEvent(n, at.Add(-time.Duration(r.IntN(1000))*time.Hour)) // late
 	case 5:
-		return fmt.Appendf(nil, `not json %d`, n)
+		line = fmt.Appendf(nil, `%s%d`, notJSON, n)
+		a.refused[string(line)] = true
+		return line
 	default:
 		line = plainEvent(n, at)
 	}
@@ -482,16 +495,3 @@ func (o *chaosEndpoints) compare(data json.RawMessage) error {
 
 // chaosOthers is how many endpoints the other clients have.
 const chaosOthers = 7
-
-// agentPost makes an agent's request that must be answered with 200.
-func (p *proc) agentPost(e endpoint, path string, body []byte) error {
-	resp, err := p.client.Do(p.request(e, http.MethodPost, path, bytes.NewReader(body), false))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("POST %s: %s", path, resp.Status)
-	}
-	return nil
-}

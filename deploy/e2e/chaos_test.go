@@ -17,6 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 )
 
@@ -300,7 +303,59 @@ func (c *crashes) verify(w *workload) {
 	p.shows("with every store built anew", before, all...)
 	c.settled(p, w)
 	c.siem(p, w)
+	c.deadLetters(p, w)
 	c.stop(p)
+}
+
+// deadLetters demands a dead letter for each line that is no event, and none
+// for anything else.
+func (c *crashes) deadLetters(p *proc, w *workload) {
+	c.t.Helper()
+	seed, err := nats.NkeyOptionFromSeed(filepath.Join(c.dir, "backup.nk"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	nc, err := nats.Connect("nats://"+p.nats, seed, nats.CustomInboxPrefix("_INBOX_backup"), nats.Timeout(10*time.Second))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	s, err := js.Stream(c.t.Context(), "DEADLETTER")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	letters, again := map[string]bool{}, 0
+	for seq := s.CachedInfo().State.FirstSeq; seq <= s.CachedInfo().State.LastSeq; seq++ {
+		m, err := s.GetMsg(c.t.Context(), seq)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		id := m.Header.Get("Nightjar-Endpoint") + " " + string(m.Data)
+		if letters[id] {
+			again++ // a batch that was sent again after the stream's window
+		}
+		letters[id] = true
+	}
+	want := 0
+	for _, a := range append([]*chaosAgent{w.clears.agent}, w.agents...) {
+		if a == w.history.chaosAgent {
+			continue // its lines were left out
+		}
+		for line := range a.refused {
+			want++
+			if !letters[a.e.UUID+" "+line] {
+				c.t.Errorf("no dead letter for %q of %s", line, a.e.UUID)
+			}
+		}
+	}
+	if len(letters) != want {
+		c.t.Errorf("%d dead letters, want %d", len(letters), want)
+	}
+	c.t.Logf("%d dead letters, %d more than once", len(letters), again)
 }
 
 // expired waits until commands that never came have ended by themselves.

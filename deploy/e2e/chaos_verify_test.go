@@ -57,6 +57,7 @@ func (c *chaos) settled(p *proc, w *workload) {
 		c.t.Error(err)
 	}
 	w.files.stored(c.t, p)
+	w.lists.compare(c.t, p)
 }
 
 func (p *proc) alertCount(e endpoint) (int, error) {

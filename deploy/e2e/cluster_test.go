@@ -29,6 +29,7 @@ func TestServicesApart(t *testing.T) {
 	c.addAll(1)
 	c.add(access.Gateway)
 	c.ready()
+	t.Run("sync", c.syncs)
 	t.Run("event to SIEM", c.walkEvent)
 	t.Run("command", c.walkCommand)
 	t.Run("rule change", c.walkRule)

@@ -26,7 +26,7 @@ func traced(t *testing.T) (program, log string) {
 	}
 	dir := t.TempDir()
 	program, log = filepath.Join(dir, "traced"), filepath.Join(dir, "log")
-	script := fmt.Sprintf("#!/bin/sh\nexec %s -D -f --seccomp-bpf -y -s 32 -e trace=write,pwrite64,writev,fsync,fdatasync -e signal=none -o %s %s \"$@\"\n", strace, log, binary)
+	script := fmt.Sprintf("#!/bin/sh\nexec %s -D -f --seccomp-bpf -y -s 32 -e trace=write,pwrite64,writev,fsync,fdatasync,mmap,msync -e signal=none -o %s %s \"$@\"\n", strace, log, binary)
 	if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -146,6 +146,81 @@ func TestSyncedBeforeAnswer(t *testing.T) {
 		if found != nil {
 			t.Errorf("%s: %v", step.name, found)
 		}
+	}
+}
+
+var (
+	mapped   = regexp.MustCompile(`mmap\([^)]*<([^>]*)>[^)]*\) += (0x[0-9a-f]+)`)
+	msynced  = regexp.MustCompile(`msync\((0x[0-9a-f]+), \d+, MS_SYNC`)
+	answered = regexp.MustCompile(`"HTTP/1\.1 200`)
+)
+
+// storeSynced looks, behind line from, for the first answer of the manager, and
+// tells whether the log of a service's store, which Badger writes through a
+// memory map, was synced before.
+func storeSynced(text, service string, from int) error {
+	at, synced := map[string]string{}, false
+	for n, line := range strings.Split(text, "\n") {
+		if m := mapped.FindStringSubmatch(line); m != nil {
+			at[m[2]] = m[1]
+		}
+		if n < from {
+			continue
+		}
+		if m := msynced.FindStringSubmatch(line); m != nil && strings.Contains(at[m[1]], "/"+service+"/") && strings.HasSuffix(at[m[1]], ".mem") {
+			synced = true
+		}
+		if answered.MatchString(line) {
+			if !synced {
+				return fmt.Errorf("store of %s: its log was not synced before the answer", service)
+			}
+			return nil
+		}
+	}
+	return errNoAnswer
+}
+
+// TestStoreSyncedBeforeAnswer holds what --sync always promises of stores: who
+// asks for a change is answered when the view of it, and its position, are on
+// stable storage as well, so that a view never goes back behind what somebody
+// was told. With an interval they are not synced.
+func TestStoreSyncedBeforeAnswer(t *testing.T) {
+	for _, tc := range []struct {
+		sync   string
+		synced bool
+	}{{"always", true}, {"1h", false}} {
+		t.Run(tc.sync, func(t *testing.T) {
+			p, log := startTraced(t, "--sync", tc.sync)
+			e := p.enrol()
+			for _, step := range []struct {
+				name, service string
+				do            func()
+			}{
+				{"POST /rules", "rule-engine", func() { p.data(http.MethodPost, "/rules", testRule) }},
+				{"PUT /endpoints", "endpoint-registry", func() { p.enrol() }},
+				{"POST command", "command-dispatch", func() { p.command(e, `{"command-line":"whoami"}`) }},
+			} {
+				before, err := os.ReadFile(log)
+				if err != nil {
+					t.Fatal(err)
+				}
+				step.do()
+				var found error
+				eventually(t, step.name, func() error {
+					text, err := os.ReadFile(log)
+					if err != nil {
+						return err
+					}
+					if found = storeSynced(string(text), step.service, bytes.Count(before, []byte("\n"))); errors.Is(found, errNoAnswer) {
+						return found
+					}
+					return nil
+				})
+				if (found == nil) != tc.synced {
+					t.Errorf("%s: %v", step.name, found)
+				}
+			}
+		})
 	}
 }
 

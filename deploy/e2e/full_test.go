@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 )
 
 // ownMounts marks a test process that has a mount namespace of its own.
@@ -276,4 +278,68 @@ func TestDiskFilledByOthers(t *testing.T) {
 	l.p.run()
 	l.accepted()
 	l.verify()
+}
+
+// TestDiskFullApart fills the disks of services that run apart. log-ingest stops
+// to fold before the last block of its disk is taken, says so, answers what it
+// has, and goes on in the same process when there is room; what it had not
+// folded is safe in the stream. A gateway without room refuses events.
+func TestDiskFullApart(t *testing.T) {
+	if !inOwnMounts(t) {
+		return
+	}
+	c := startNATS(t, 1)
+	store, door := newDisk(t, 64<<20), newDisk(t, 64<<20)
+	var ingest *service
+	for _, kind := range access.Services {
+		switch kind {
+		case access.Ingest:
+			ingest = c.add(kind, "--data-dir", filepath.Join(store.dir, "data"))
+		case access.Gateway:
+			c.add(kind, "--data-dir", filepath.Join(door.dir, "data"))
+		default:
+			c.add(kind)
+		}
+	}
+	c.ready()
+	p := c.on(t, 0)
+	p.data(http.MethodPost, "/rules", testRule)
+	l := &fullLoad{p: p, e: p.enrol(), base: time.Now().Add(-time.Hour)}
+	c.everywhere(t, l.e)
+	noRoom := func() error { return answersOK(ingest.ops + "/readyz") }
+	for err := noRoom(); err == nil || !strings.Contains(err.Error(), "min-free"); err = noRoom() {
+		if l.accepted(); len(l.acked) > 2000 {
+			t.Fatalf("log-ingest has room for everything: %v", err)
+		}
+	}
+	for range 20 {
+		l.accepted() // the record has room
+	}
+	l.verifyAlive()
+	if free := store.free(); free == 0 {
+		t.Error("the last block is taken")
+	}
+	store.resize(256 << 20)
+	l.verify()
+	eventually(t, "log-ingest is ready", noRoom)
+
+	filler := filepath.Join(door.dir, "filler")
+	if err := os.WriteFile(filler, make([]byte, door.free()-8<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "no room", func() error {
+		if err := p.ready(); err == nil || !strings.Contains(err.Error(), "min-free") {
+			return fmt.Errorf("ready: %w", err)
+		}
+		return nil
+	})
+	l.refused("min-free")
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	l.accepted()
+	l.verify()
+	for _, s := range c.services {
+		s.terminate()
+	}
 }

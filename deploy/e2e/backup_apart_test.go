@@ -40,6 +40,7 @@ func (c *cluster) restore(t *testing.T, file string, args ...string) {
 // TestBackupApart backs a house of processes of their own up under load with
 // the key for it, and restores it into a fresh one that has other keys.
 func TestBackupApart(t *testing.T) {
+	t.Parallel()
 	c := startNATS(t, 1)
 	c.addAll(1)
 	load := loadForBackup(t, c.on(t, 0))

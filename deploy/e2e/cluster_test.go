@@ -24,6 +24,7 @@ import (
 // its own, beside a NATS server with the configuration that is shipped, and
 // two gateways side by side.
 func TestServicesApart(t *testing.T) {
+	t.Parallel()
 	c := startNATS(t, 1)
 	c.traces = tracetest.Start(t)
 	c.addAll(1)

@@ -45,6 +45,7 @@ func (p *proc) unready(says ...string) {
 // readiness, a metric and the log; deleting the stores that stand still makes
 // the manager ready again, with what is left.
 func TestGap(t *testing.T) {
+	t.Parallel()
 	type gap struct{ service, view string }
 	filled := start(t, t.TempDir(), "--tls", "off")
 	filled.fill()

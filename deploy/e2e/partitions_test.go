@@ -287,6 +287,7 @@ func (s shard) killLeaving() {
 // Each answer is complete and has nothing twice, or is a refusal; in the end
 // everything is there once.
 func TestPartitionsMove(t *testing.T) {
+	t.Parallel()
 	c := startNATS(t, 1)
 	for _, kind := range []string{access.Registry, access.Rules, access.Gateway} {
 		c.add(kind)

@@ -163,6 +163,7 @@ func (p *proc) fill() []endpoint {
 // TestRebuild deletes each service's store, one at a time and then all, and
 // demands the same answers as before.
 func TestRebuild(t *testing.T) {
+	t.Parallel()
 	p := start(t, t.TempDir(), "--tls", "off")
 	endpoints := p.fill()
 	before, err := p.snapshot(endpoints...)

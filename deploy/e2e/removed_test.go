@@ -115,6 +115,7 @@ func (p *proc) siemCount(e endpoint) (own, others int) {
 // afterwards is new, even when it is the same, and views that are built anew
 // show the same.
 func TestRemoval(t *testing.T) {
+	t.Parallel()
 	p := start(t, t.TempDir(), "--tls", "off")
 	endpoints := p.fill()
 	e, others := endpoints[0], endpoints[1:]
@@ -207,6 +208,7 @@ func TestRemoval(t *testing.T) {
 // What is removed while a service is away, from the head of the streams and
 // from within, is no gap to it when it comes back.
 func TestRemovalIsNoGap(t *testing.T) {
+	t.Parallel()
 	p := start(t, t.TempDir(), "--tls", "off")
 	p.data(http.MethodPost, "/rules", testRule)
 	e, other := p.enrol(), p.enrol()

@@ -119,7 +119,7 @@ func (c *chaos) work() *workload {
 	w.clears = &chaosClears{agent: newChaosAgent(p.enrol())}
 	c.client(70, w.clears.step)
 	w.removals = &chaosRemovals{agent: newChaosAgent(p.enrol())}
-	c.client(90, w.removals.step)
+	c.client(110, w.removals.step)
 	c.client(80, func(c *chaos, r *rand.Rand) { w.agents[r.IntN(len(w.agents))].look(c, r) })
 	return w
 }
@@ -494,4 +494,4 @@ func (o *chaosEndpoints) compare(data json.RawMessage) error {
 }
 
 // chaosOthers is how many endpoints the other clients have.
-const chaosOthers = 7
+const chaosOthers = 8

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 )
 
 const (
@@ -333,9 +334,8 @@ func Follow(ctx context.Context, js jetstream.JetStream, name string, log *slog.
 }
 
 func follow(ctx context.Context, js jetstream.JetStream, name string, log *slog.Logger, interval time.Duration, drop func(context.Context, uint64) error) {
-	t := time.NewTicker(interval)
-	defer t.Stop()
-	for last := uint64(0); ; {
+	last := uint64(0)
+	lifecycle.Repeat(ctx, interval, func() {
 		if s, err := js.Stream(ctx, name); err == nil {
 			if below := stream.RemovedBelow(s.CachedInfo().Config); below > last {
 				if err := drop(ctx, below); err == nil {
@@ -347,10 +347,5 @@ func follow(ctx context.Context, js jetstream.JetStream, name string, log *slog.
 		} else if ctx.Err() == nil && !errors.Is(err, jetstream.ErrStreamNotFound) && !errors.Is(err, nats.ErrNoResponders) {
 			log.Debug("look at the retention of a stream", "stream", name, "error", err)
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-	}
+	})
 }

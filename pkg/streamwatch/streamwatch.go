@@ -8,6 +8,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 )
 
 // lookEvery is how often the streams are looked at, lookTimeout how long one
@@ -44,18 +46,11 @@ func New(reg prometheus.Registerer, service string, js jetstream.JetStream, log 
 
 // Run looks at once and then again and again until ctx ends.
 func (w *Watch) Run(ctx context.Context) {
-	t := time.NewTicker(lookEvery)
-	defer t.Stop()
-	for {
+	lifecycle.Repeat(ctx, lookEvery, func() {
 		for _, name := range w.streams {
 			w.look(ctx, name)
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-	}
+	})
 }
 
 // look takes the state of a stream over. What is not known is not told: an old

@@ -14,6 +14,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
 	"github.com/nightjar-edr/nightjar/pkg/failpoint"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/removal"
 )
 
@@ -98,20 +99,13 @@ func (s *Service) writeRemoval(ctx context.Context, uuid string, r message.Remov
 // settleRemovals notes where the streams end some time after each removal, from
 // time to time until ctx ends.
 func (s *Service) settleRemovals(ctx context.Context) {
-	t := time.NewTicker(settleEvery)
-	defer t.Stop()
-	for {
+	lifecycle.Repeat(ctx, settleEvery, func() {
 		for _, r := range s.removals.All() {
 			if err := s.settle(ctx, r, time.Now()); err != nil && ctx.Err() == nil {
 				s.cfg.Log.Warn("a removal is not settled yet, will be tried again", "endpoint", r.Endpoint, "error", err)
 			}
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-	}
+	})
 }
 
 // settle notes where the streams end now, unless a removal is too young or has

@@ -18,6 +18,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/removal"
 	"github.com/nightjar-edr/nightjar/pkg/retention"
 	"github.com/nightjar-edr/nightjar/pkg/store"
@@ -215,20 +216,13 @@ func (x *artifactIndex) current(ctx context.Context) error {
 // tidyUp removes what remains of uploads that broke off, at the start and from
 // time to time, until ctx ends.
 func (x *artifactIndex) tidyUp(ctx context.Context) {
-	t := time.NewTicker(tidyInterval)
-	defer t.Stop()
-	for {
+	lifecycle.Repeat(ctx, tidyInterval, func() {
 		if n, err := x.tidy(ctx); err != nil && ctx.Err() == nil {
 			x.log.Warn("remains of uploads not removed, will be tried again", "error", err)
 		} else if n > 0 {
 			x.log.Info("remains of uploads removed", "count", n)
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-	}
+	})
 }
 
 // tidy removes parts of files, and content that never got a name, once they

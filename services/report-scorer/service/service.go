@@ -17,6 +17,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/removal"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/streamwatch"
@@ -149,21 +150,14 @@ func (s *Service) keepHouse(ctx context.Context) {
 	var group sync.WaitGroup
 	defer group.Wait()
 	group.Go(func() { store.CollectGarbage(ctx, s.db, gcInterval) })
-	t := time.NewTicker(gcInterval)
-	defer t.Stop()
-	for {
+	lifecycle.Repeat(ctx, gcInterval, func() {
 		if s.stale.Swap(false) {
 			if err := s.sweep(); err != nil {
 				s.stale.Store(true)
 				s.cfg.Log.Warn("counts that nothing refers to stay for now", "error", err)
 			}
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-	}
+	})
 }
 
 // serve answers from when the views have caught up until ctx or work ends.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/objects"
 )
 
@@ -256,20 +257,13 @@ func (s *Service) storeFile(ctx context.Context, f containerFile, metadata map[s
 // containers that were replaced, at the start and from time to time, until ctx
 // ends.
 func (s *Service) tidyContainers(ctx context.Context) {
-	t := time.NewTicker(tidyInterval)
-	defer t.Stop()
-	for {
+	lifecycle.Repeat(ctx, tidyInterval, func() {
 		if n, err := s.objects.Tidy(ctx, s.clock.Now().Add(-remainsAge)); err != nil && ctx.Err() == nil {
 			s.cfg.Log.Warn("remains of containers not removed, will be tried again", "error", err)
 		} else if n > 0 {
 			s.cfg.Log.Info("remains of containers removed", "count", n)
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-	}
+	})
 }
 
 // whileServing ends ctx when the service stops, so that a long change does not

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 )
 
 // siemLook is how often the consumers of SIEMs are looked at, siemTimeout how
@@ -48,18 +49,11 @@ func newSIEMWatch(reg prometheus.Registerer, js jetstream.JetStream, log *slog.L
 
 // run looks at once and then again and again until ctx ends.
 func (w *siemWatch) run(ctx context.Context) {
-	t := time.NewTicker(siemLook)
-	defer t.Stop()
-	for {
+	lifecycle.Repeat(ctx, siemLook, func() {
 		for _, name := range w.names {
 			w.look(ctx, name)
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-	}
+	})
 }
 
 func (w *siemWatch) look(ctx context.Context, name string) {

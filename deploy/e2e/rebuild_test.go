@@ -82,6 +82,18 @@ func (p *proc) shows(when string, want map[string]string, endpoints ...endpoint)
 	})
 }
 
+// showsAnew kills the manager, deletes every store and waits until the admin API
+// shows what it showed before.
+func (p *proc) showsAnew(want map[string]string, endpoints ...endpoint) {
+	p.t.Helper()
+	p.kill()
+	for _, store := range stores {
+		p.remove(store)
+	}
+	p.run()
+	p.shows("without any store", want, endpoints...)
+}
+
 // remove deletes a service's store. The program must not run.
 func (p *proc) remove(store string) {
 	p.t.Helper()
@@ -178,12 +190,7 @@ func TestRebuild(t *testing.T) {
 		p.run()
 		p.shows("without store "+store, before, endpoints...)
 	}
-	p.kill()
-	for _, store := range stores {
-		p.remove(store)
-	}
-	p.run()
-	p.shows("without any store", before, endpoints...)
+	p.showsAnew(before, endpoints...)
 	// What is staged still is, and a repetition is still known as one.
 	p.data(http.MethodGet, "/rules/reload", "")
 	if rules := string(p.data(http.MethodGet, "/rules?name=Gone|Staged", "")); !strings.Contains(rules, `"Criticality":9`) || strings.Contains(rules, "Gone") {

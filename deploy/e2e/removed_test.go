@@ -174,12 +174,7 @@ func TestRemoval(t *testing.T) {
 		p.run()
 		p.shows("without store "+store, before, endpoints...)
 	}
-	p.kill()
-	for _, store := range stores {
-		p.remove(store)
-	}
-	p.run()
-	p.shows("without any store", before, endpoints...)
+	p.showsAnew(before, endpoints...)
 	if own, foreign := p.siemCount(e); own != 0 || foreign != 0 {
 		t.Errorf("at the end the SIEM gets %d alerts of the endpoint and %d of others", own, foreign)
 	}

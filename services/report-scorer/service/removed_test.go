@@ -19,15 +19,7 @@ func (w *world) raiseIn(generation uint64, endpoint string, names ...string) uin
 	at := t0.Add(time.Duration(w.n) * time.Second)
 	a := message.Alert{Endpoint: endpoint, Received: t0, Time: at, Timed: true, Hash: event.HashOf([]byte{byte(w.n)}), Line: line,
 		Signatures: names, Criticality: 10, Origin: message.OriginAgent, Generation: generation}
-	m, err := a.Msg()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	ack, err := w.bus.JS.PublishMsg(w.t.Context(), m)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return ack.Sequence
+	return w.publish(a)
 }
 
 // In whatever order the record of a removal and alerts of both sides of it are

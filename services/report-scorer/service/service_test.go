@@ -116,6 +116,12 @@ func (w *world) raiseAt(endpoint string, at time.Time, known map[string]int, nam
 			a.Rules = append(a.Rules, message.RuleInfo{Name: n, Criticality: c, ATTACK: []event.Attack{{ID: "T-" + n, Tactic: "tactic-" + n}}})
 		}
 	}
+	return w.publish(a)
+}
+
+// publish stores an alert and returns its sequence.
+func (w *world) publish(a message.Alert) uint64 {
+	w.t.Helper()
 	m, err := a.Msg()
 	if err != nil {
 		w.t.Fatal(err)

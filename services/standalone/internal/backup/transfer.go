@@ -22,6 +22,9 @@ const (
 	window    = 8 << 20
 	// quiet is how long the server may send nothing; it gives up earlier.
 	quiet = time.Minute
+	// unknown is how long it may take until the servers of a cluster know
+	// which of them restores.
+	unknown = 10 * time.Second
 	// restoring bounds the work of the server at the end of a restore.
 	restoring = time.Hour
 )
@@ -171,11 +174,21 @@ func restore(ctx context.Context, nc *nats.Conn, cfg *server.StreamConfig, state
 	return created.StreamInfo.State.LastSeq, nil
 }
 
-// send sends a part of a snapshot and waits until the server has taken it.
+// send sends a part of a snapshot and waits until the server has taken it. In a
+// cluster the server that restores may not be known yet to the one that is asked;
+// what reached nobody is sent again.
 func send(ctx context.Context, nc *nats.Conn, subject string, data []byte, patience time.Duration) (created server.JSApiStreamCreateResponse, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	m, err := nc.RequestWithContext(ctx, subject, data)
+	for known := time.Now().Add(unknown); errors.Is(err, nats.ErrNoResponders) && time.Now().Before(known); {
+		select {
+		case <-ctx.Done():
+			return created, context.Cause(ctx)
+		case <-time.After(20 * time.Millisecond):
+		}
+		m, err = nc.RequestWithContext(ctx, subject, data)
+	}
 	if err != nil {
 		return created, err
 	}

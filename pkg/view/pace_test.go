@@ -16,7 +16,8 @@ import (
 )
 
 // A view with a pace folds the first message at once, those that follow
-// together, and does not wait once a transaction is full.
+// together, and does not wait once a transaction is full or somebody waits for
+// one of them.
 func TestPaceFoldsTogether(t *testing.T) {
 	b := natstest.Start(t).Bus(t, "test")
 	if _, err := b.JS.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
@@ -56,7 +57,9 @@ func TestPaceFoldsTogether(t *testing.T) {
 	wait(1)
 	publish(8) // 4 MiB
 	wait(9)
-	for _, want := range []int{1, 8} {
+	publish(2)
+	wait(11)
+	for _, want := range []int{1, 8, 2} {
 		if got := <-folds; got != want {
 			t.Errorf("%d messages in a fold, want %d", got, want)
 		}

@@ -91,8 +91,8 @@ type Config struct {
 	// still the same; 0 means 10 seconds.
 	CheckEvery time.Duration
 	// Pace is the least time between the beginnings of two transactions,
-	// unless so much has come that one is full. What comes meanwhile is
-	// folded together.
+	// unless so much has come that one is full, or somebody waits for what has
+	// come. What comes meanwhile is folded together.
 	Pace time.Duration
 	// Room, if not nil, tells why nothing may be written to the store at the
 	// moment. The view waits meanwhile, and is not ready.
@@ -127,6 +127,9 @@ type View struct {
 	// ended with their retention before the view came to them.
 	passed uint64
 
+	// hurry tells that somebody waits, who is not to wait for the pace.
+	hurry chan struct{}
+
 	mu      sync.Mutex
 	seq     uint64
 	waiters map[chan struct{}]uint64
@@ -141,7 +144,7 @@ func New(cfg Config) (*View, error) {
 	if cfg.CheckEvery == 0 {
 		cfg.CheckEvery = checkEvery
 	}
-	v := &View{cfg: cfg, key: positionKey(cfg.Name), span: "fold " + cfg.Stream, waiters: map[chan struct{}]uint64{}}
+	v := &View{cfg: cfg, key: positionKey(cfg.Name), span: "fold " + cfg.Stream, waiters: map[chan struct{}]uint64{}, hurry: make(chan struct{}, 1)}
 	err := cfg.DB.View(func(txn *badger.Txn) error {
 		item, err := txn.Get(v.key)
 		if errors.Is(err, badger.ErrKeyNotFound) {
@@ -189,6 +192,10 @@ func (v *View) Wait(ctx context.Context, seq uint64) error {
 	ch := make(chan struct{})
 	v.waiters[ch] = seq
 	v.mu.Unlock()
+	select {
+	case v.hurry <- struct{}{}:
+	default:
+	}
 	select {
 	case <-ch:
 		return nil
@@ -347,7 +354,7 @@ func (v *View) follow(ctx context.Context) error {
 		size := len(group[0].Data)
 		for more := true; more && !v.full(len(group), size); {
 			var m Msg
-			if m, more = v.another(ctx, msgs); more {
+			if m, more = v.another(ctx, msgs, group[len(group)-1].Seq); more {
 				group = append(group, m)
 				size += len(m.Data)
 				room.Release(weight(m.Data))
@@ -382,8 +389,9 @@ func (v *View) full(n, size int) bool {
 }
 
 // another returns the next message that belongs to the group in hand: one that
-// is there, or comes before the view may fold again.
-func (v *View) another(ctx context.Context, msgs <-chan Msg) (Msg, bool) {
+// is there, or comes before the view may fold again. Where somebody waits for
+// the group in hand it may fold at once.
+func (v *View) another(ctx context.Context, msgs <-chan Msg, last uint64) (Msg, bool) {
 	select {
 	case m := <-msgs:
 		return m, true
@@ -395,13 +403,30 @@ func (v *View) another(ctx context.Context, msgs <-chan Msg) (Msg, bool) {
 	}
 	t := time.NewTimer(wait)
 	defer t.Stop()
-	select {
-	case m := <-msgs:
-		return m, true
-	case <-t.C:
-	case <-ctx.Done():
+	for !v.awaited(last) {
+		select {
+		case m := <-msgs:
+			return m, true
+		case <-v.hurry: // somebody has begun to wait
+		case <-t.C:
+			return Msg{}, false
+		case <-ctx.Done():
+			return Msg{}, false
+		}
 	}
 	return Msg{}, false
+}
+
+// awaited tells whether somebody waits for a message up to seq.
+func (v *View) awaited(seq uint64) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, wanted := range v.waiters {
+		if wanted <= seq {
+			return true
+		}
+	}
+	return false
 }
 
 // weight is what a message takes of the room for messages that wait to be

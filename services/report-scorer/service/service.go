@@ -33,6 +33,9 @@ const (
 	// the reason.
 	requestTimeout = 9 * time.Second
 	gcInterval     = 10 * time.Minute
+	// alertsPace is the least time between two writes of the counts: alerts
+	// that come meanwhile share one. Who asks for a clear does not wait for it.
+	alertsPace = 250 * time.Millisecond
 )
 
 var (
@@ -111,7 +114,7 @@ func (s *Service) open() (err error) {
 	s.alerts, err = view.New(view.Config{
 		Name: "alerts", Stream: stream.Alerts, Filters: []string{subject.AllAlerts},
 		DB: s.db, JS: s.cfg.Bus.JS, Room: s.cfg.Room, Log: s.cfg.Log, Metrics: views, Trace: s.cfg.Bus.Trace, Fold: s.foldAlerts,
-		Removed: s.removals.Reach(stream.Alerts),
+		Pace: alertsPace, Removed: s.removals.Reach(stream.Alerts),
 	})
 	return err
 }

@@ -543,6 +543,7 @@ func TestClearsOfThePastUnderLoad(t *testing.T) {
 		for i := range 24 {
 			seqs = append(seqs, w.raise(alpha, criticalities, "ten", fmt.Sprintf("name %d", len(seqs))))
 			if i == 12 {
+				w.folded(seqs[len(seqs)-1], s) // so that the clear comes late
 				begin = len(seqs) - 1 - round%7
 				w.put(alpha, seqs[begin-1])
 			}

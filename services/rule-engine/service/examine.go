@@ -37,13 +37,21 @@ func (wk *worker) examine(b *message.Batch) (*outcome, error) {
 	out := &outcome{events: len(b.Lines)}
 	var here map[string]struct{}
 	for _, line := range b.Lines {
+		found := wk.detector.Detect(line)
+		if found.Unmarked && !found.Alert() {
+			// Most events: they were validated when they came, and are not looked
+			// at again.
+			if found.Filtered {
+				out.filtered++
+			}
+			continue
+		}
 		info, err := event.Scan(line)
 		if err != nil {
 			out.letters = append(out.letters, letter(b, line, reason(err), err.Error()))
 			continue
 		}
 		mark := event.AgentMark(line, &info)
-		found := wk.detector.Detect(line)
 		if found.Filtered {
 			out.filtered++
 		}

@@ -12,6 +12,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	contract "github.com/nightjar-edr/nightjar/pkg/contract/event"
 	"github.com/nightjar-edr/nightjar/services/rule-engine/internal/rules"
 )
 
@@ -200,6 +201,9 @@ func FuzzDetect(f *testing.F) {
 		if !json.Valid(line) || line[0] != '{' {
 			return
 		}
+		if info, err := contract.Scan(line); err == nil && d.Unmarked && contract.AgentMark(line, &info) != nil {
+			t.Errorf("%s has a mark", line)
+		}
 		if got, want := outline(d), outline(reference.detect(line)); got != want {
 			t.Errorf("%s\n got %s\nwant %s", line, got, want)
 		}
@@ -223,7 +227,7 @@ func TestDetection(t *testing.T) {
 			{ID: "T2", Tactic: "y", Reference: "s"},
 		},
 		Actions:  []string{"kill", "report"},
-		Filtered: true,
+		Filtered: true, Unmarked: true,
 		Rules: []RuleInfo{
 			{Name: "Words", Criticality: 6, ATTACK: []Attack{{ID: "T1", Tactic: "x", Reference: "r"}, {ID: "T2", Tactic: "y", Reference: "s"}}},
 			{Name: "Negated", Criticality: 7, ATTACK: []Attack{{ID: "T2", Tactic: "z", Reference: "u"}}},
@@ -237,12 +241,36 @@ func TestDetection(t *testing.T) {
 		t.Error("the detection changed with the line")
 	}
 	filtered := w.Detect(eventLine(sysmon, 1, `"User":"SYSTEM"`))
-	if !reflect.DeepEqual(filtered, Detection{Filtered: true}) || filtered.Alert() {
+	if !reflect.DeepEqual(filtered, Detection{Filtered: true, Unmarked: true}) || filtered.Alert() {
 		t.Errorf("got %+v", filtered)
 	}
 	for _, line := range []string{"", " ", "null", "7", `"x"`, "[]", "{", `{"Event"`, `{"Event":{"EventData":{"Image":"`, "not json"} {
 		if d := w.Detect([]byte(line)); !reflect.DeepEqual(d, Detection{}) {
 			t.Errorf("%q: got %+v", line, d)
+		}
+	}
+}
+
+// An event without the members of an agent's mark is told from one that may have a
+// mark, however its names are written. What is not read whole is no such event.
+func TestUnmarked(t *testing.T) {
+	w := mustCompile(t, mustParse(t, sampleRules), sampleContainers).NewWorker()
+	for line, want := range map[string]bool{
+		`{"Event":{"EventData":{"GeneInfo":{},"Detection":{}},"System":{"Channel":"A"}},"other":1}`: true,
+		`{}`:                                         true,
+		`{"Event":7}`:                                true,
+		`{"Event":{"GeneInfo":{}}}`:                  false,
+		`{"Event":{"\u0047eneInfo":{}}}`:             false,
+		`{"Event":{"GeneInfo":{}},"Event":{}}`:       false,
+		`{"Event":{"Detection":null}}`:               false,
+		`{"detection":{"rules":["a"]},"info":{}}`:    false,
+		`{"\u0064etection":{"rules":["a"]}}`:         false,
+		`{"Event":{}} {"detection":{"rules":["a"]}}`: false,
+		`{"Event":{}`:                                false,
+		`[]`:                                         false,
+	} {
+		if got := w.Detect([]byte(line)).Unmarked; got != want {
+			t.Errorf("%s: unmarked %t", line, got)
 		}
 	}
 }

@@ -41,6 +41,10 @@ type Detection struct {
 	Filtered bool
 	// Rules has one entry for each entry of Signatures.
 	Rules []RuleInfo
+	// Unmarked is true when the event was read and has none of the members
+	// that an agent's mark stands in: GeneInfo and Detection of Event, and
+	// detection. It says nothing about the rules.
+	Unmarked bool
 }
 
 // Alert reports whether a rule matched that is no filter.

@@ -82,6 +82,10 @@ type event struct {
 
 	decoded engine.GenericEvent
 	isRead  bool
+
+	// unmarked is true when the line was read to its end and has no member in
+	// which an agent marks events.
+	unmarked bool
 }
 
 func newEvent(table *fieldTable) *event {
@@ -100,15 +104,18 @@ func (e *event) load(line []byte) bool {
 	if !s.open() {
 		return false
 	}
+	e.unmarked = true
 	for {
 		name, more, ok := s.key()
 		if !ok {
 			return false
 		}
 		if !more {
+			e.unmarked = e.unmarked && s.space() == 0
 			return true
 		}
-		if string(e.name(name)) != "Event" {
+		if name := e.name(name); string(name) != "Event" {
+			e.unmarked = e.unmarked && string(name) != "detection"
 			if _, ok := s.value(); !ok {
 				return false
 			}
@@ -125,7 +132,7 @@ func (e *event) load(line []byte) bool {
 // release lets go of the line, which may be part of a much larger buffer.
 func (e *event) release() {
 	e.forget()
-	e.line, e.decoded, e.isRead = nil, nil, false
+	e.line, e.decoded, e.isRead, e.unmarked = nil, nil, false, false
 	if cap(e.buf) > maxKept {
 		e.buf = nil
 	}
@@ -164,6 +171,9 @@ func (e *event) loadEvent(s *scanner) bool {
 		case "System":
 			e.channel, e.id, e.computer = nil, nil, nil
 			ok = e.loadSystem(s)
+		case "GeneInfo", "Detection":
+			e.unmarked = false
+			_, ok = s.value()
 		default:
 			_, ok = s.value()
 		}

@@ -67,9 +67,7 @@ func (w *Worker) detect(line []byte) (d Detection, ok bool) {
 	w.next()
 	w.evaluate()
 	w.current = -1
-	if len(w.matched) == 0 {
-		return Detection{}, true
-	}
+	d.Unmarked = w.event.unmarked
 	slices.Sort(w.matched)
 	for _, n := range w.matched {
 		d.add(w.set.rules[n])

@@ -128,8 +128,8 @@ func (k *Keeper) look(ctx context.Context) (more bool, err error) {
 	}
 	info := s.CachedInfo()
 	k.cfg.Clock.Seen(info.State.LastTime)
-	// A removal that broke off is finished. The mark may have got lost where
-	// two replicas have changed the stream at once.
+	// A removal that broke off is finished. A mark that got lost, as another
+	// replica has changed the stream at once, is written again.
 	k.mark = max(k.mark, stream.RemovedBelow(info.Config))
 	if k.mark > info.State.FirstSeq || k.mark > stream.RemovedBelow(info.Config) {
 		return true, stream.Remove(ctx, k.cfg.JS, k.cfg.Stream, k.mark)

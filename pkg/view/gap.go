@@ -34,13 +34,12 @@ func (v *View) identify(ctx context.Context, info *jetstream.StreamInfo) error {
 // below the mark of retention because its time had ended, and from there on by a
 // removal. What ended before the view came to it is counted and logged.
 func (v *View) begins(ctx context.Context, info *jetstream.StreamInfo, last, first uint64) error {
-	below := stream.RemovedBelow(info.Config)
-	if first > below {
-		if removed, err := v.removed(ctx, first-1); err != nil {
-			return err
-		} else if !removed {
-			return fmt.Errorf("%w: stream %s begins at sequence %d, the view had reached only %d", ErrGap, v.cfg.Stream, first, last)
-		}
+	below, explained, err := v.explained(ctx, info, first)
+	if err != nil {
+		return err
+	}
+	if !explained {
+		return fmt.Errorf("%w: stream %s begins at sequence %d, the view had reached only %d", ErrGap, v.cfg.Stream, first, last)
 	}
 	after, before := max(last+1, v.passed)-1, min(first, below)
 	if before <= after+1 {
@@ -52,6 +51,20 @@ func (v *View) begins(ctx context.Context, info *jetstream.StreamInfo, last, fir
 		m.missing.WithLabelValues(v.cfg.Name).Add(float64(before - after - 1))
 	}
 	return nil
+}
+
+// explained returns the mark of retention, and tells whether it or a removal says
+// that a stream may begin with sequence first. Owners that meet may have put the
+// mark too low for a moment.
+func (v *View) explained(ctx context.Context, info *jetstream.StreamInfo, first uint64) (below uint64, ok bool, err error) {
+	if below = stream.RemovedBelow(info.Config); first <= below {
+		return below, true, nil
+	}
+	if ok, err = v.removed(ctx, first-1); ok || err != nil {
+		return below, ok, err
+	}
+	below, err = stream.AwaitRemovedBelow(ctx, v.cfg.JS, v.cfg.Stream, first)
+	return below, first <= below, err
 }
 
 // check makes sure that the stream that is followed is still the same. It

@@ -127,6 +127,59 @@ func TestRetentionIsNoGap(t *testing.T) {
 	}
 }
 
+// marking puts the mark of retention right when somebody has looked twice at a
+// stream that begins behind it.
+type marking struct {
+	jetstream.JetStream
+	looks int
+}
+
+func (m *marking) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	s, err := m.JetStream.Stream(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if info := s.CachedInfo(); info.State.FirstSeq > stream.RemovedBelow(info.Config) {
+		if m.looks++; m.looks == 2 {
+			err = stream.Remove(ctx, m.JetStream, name, info.State.FirstSeq)
+		}
+	}
+	return s, err
+}
+
+// A mark that owners that met have put too low, and put right a moment later,
+// makes no gap.
+func TestMarkThatIsPutRight(t *testing.T) {
+	for _, filters := range [][]string{nil, {"s.a"}} {
+		t.Run(fmt.Sprint(filters), func(t *testing.T) {
+			c := setup(t)
+			c.filters = filters
+			c.open()
+			if err := c.Wait(t.Context(), publish(t, c.bus, "s.a", 10)); err != nil {
+				t.Fatal(err)
+			}
+			c.stop()
+			publish(t, c.bus, "s.a", 20)
+			if err := stream.Remove(t.Context(), c.bus.JS, "S", 5); err != nil {
+				t.Fatal(err)
+			}
+			purge(t, c.bus, 21)
+			c.bus.JS = &marking{JetStream: c.bus.JS}
+			c.open()
+			defer c.stop()
+			until(t, "folded or not", func() error {
+				if c.Position() != 30 && c.Err() == nil {
+					return errors.New("neither")
+				}
+				return nil
+			})
+			if n, missed := c.count("s.a"), c.metric("view_missing_messages_total"); n != 20 || missed != 10 || c.Err() != nil {
+				t.Errorf("%d messages, %v missed, want 20 and 10: %v", n, missed, c.Err())
+			}
+		})
+	}
+}
+
 func TestGapIsNoticed(t *testing.T) {
 	for name, damage := range map[string]func(t *testing.T, c *counter){
 		"recreated": func(t *testing.T, c *counter) {

@@ -61,6 +61,10 @@ const MarkerTTL = 30 * 24 * time.Hour
 // moment after they take requests, and at the latest 10 seconds after.
 const placementTimeout = 20 * time.Second
 
+// overlap is longer than what an owner takes that looks at a stream and then
+// changes it by what it has seen.
+const overlap = 250 * time.Millisecond
+
 // noSuitablePeers is the error code of JetStream for a stream that no server,
 // or not enough of them, can take.
 const noSuitablePeers jetstream.ErrorCode = 10005
@@ -119,22 +123,77 @@ func definition(name string, l Limits) (jetstream.StreamConfig, error) {
 }
 
 // Ensure creates a stream or brings it to its definition. Only the stream's
-// owner calls it. It is idempotent.
+// owner calls it. It is idempotent. What it changes in a stream that is there
+// holds against another owner that was amid a removal; of two that want
+// different things the last one wins.
 func Ensure(ctx context.Context, js jetstream.JetStream, name string, l Limits) error {
 	cfg, err := definition(name, l)
 	if err != nil {
 		return err
 	}
-	s, err := js.Stream(ctx, name)
-	if err == nil {
-		cfg.Metadata = keptMark(s.CachedInfo().Config)
-	} else if !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return fmt.Errorf("stream %s: %w", name, err)
+	is := func(c jetstream.StreamConfig) bool {
+		return c.MaxBytes == cfg.MaxBytes && c.Replicas == cfg.Replicas && c.Duplicates == cfg.Duplicates &&
+			c.Compression == cfg.Compression && c.AllowAtomicPublish == cfg.AllowAtomicPublish
 	}
-	if _, err := placed(ctx, func() (jetstream.Stream, error) { return js.CreateOrUpdateStream(ctx, cfg) }); err != nil {
+	err = define(ctx, js, name, is, func(metadata map[string]string) error {
+		cfg.Metadata = metadata
+		_, err := placed(ctx, func() (jetstream.Stream, error) { return js.CreateOrUpdateStream(ctx, cfg) })
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("stream %s: %w", name, err)
 	}
 	return nil
+}
+
+// define writes the definition of a stream until the stream is what it is to be,
+// and stays so for longer than another owner can take that has looked at it
+// before. It gives up after a few times, as then somebody wants something else.
+func define(ctx context.Context, js jetstream.JetStream, name string, is func(jetstream.StreamConfig) bool, write func(metadata map[string]string) error) error {
+	for range 3 {
+		before, err := lookAt(ctx, js, name)
+		if err != nil {
+			return err
+		}
+		if before == nil {
+			return write(nil)
+		}
+		if err := write(keptMark(before.Config)); err != nil {
+			return err
+		}
+		after, err := lookAt(ctx, js, name)
+		if err != nil || after == nil {
+			return err
+		}
+		if first := leftMeanwhile(before, after); first > RemovedBelow(after.Config) {
+			if _, err := mark(ctx, js, name, first); err != nil {
+				return err
+			}
+		}
+		if is(before.Config) && is(after.Config) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(overlap):
+		}
+		if now, err := lookAt(ctx, js, name); err != nil || now != nil && is(now.Config) {
+			return err
+		}
+	}
+	return nil
+}
+
+// lookAt returns what a stream is, nil where there is none.
+func lookAt(ctx context.Context, js jetstream.JetStream, name string) (*jetstream.StreamInfo, error) {
+	s, err := js.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	return s.CachedInfo(), nil
 }
 
 // placed repeats what creates a stream while servers that could take it are
@@ -176,12 +235,13 @@ func EnsureObjects(ctx context.Context, js jetstream.JetStream, name string, l L
 		cfg.MaxBytes = l.MaxBytes
 	}
 	behind, _ := ObjectStream(name)
-	if s, err := js.Stream(ctx, behind); err == nil {
-		cfg.Metadata = keptMark(s.CachedInfo().Config)
-	} else if !errors.Is(err, jetstream.ErrStreamNotFound) && !errors.Is(err, jetstream.ErrInvalidStreamName) {
-		return nil, fmt.Errorf("object store %s: %w", name, err)
-	}
-	o, err := placed(ctx, func() (jetstream.ObjectStore, error) { return js.CreateOrUpdateObjectStore(ctx, cfg) })
+	is := func(c jetstream.StreamConfig) bool { return c.MaxBytes == cfg.MaxBytes && c.Replicas == cfg.Replicas }
+	var o jetstream.ObjectStore
+	err := define(ctx, js, behind, is, func(metadata map[string]string) (err error) {
+		cfg.Metadata = metadata
+		o, err = placed(ctx, func() (jetstream.ObjectStore, error) { return js.CreateOrUpdateObjectStore(ctx, cfg) })
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("object store %s: %w", name, err)
 	}

@@ -46,10 +46,7 @@ func (v *View) begins(ctx context.Context, info *jetstream.StreamInfo, last, fir
 		return nil
 	}
 	v.passed = before
-	v.cfg.Log.Warn("messages ended with their retention before the view came to them", "view", v.cfg.Name, "stream", v.cfg.Stream, "after", after, "before", before)
-	if m := v.cfg.Metrics; m != nil {
-		m.missing.WithLabelValues(v.cfg.Name).Add(float64(before - after - 1))
-	}
+	v.notSeen(int(before-after-1), after, before)
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -124,6 +125,64 @@ func TestRetentionIsNoGap(t *testing.T) {
 			c.gap(20)
 			c.stop()
 		})
+	}
+}
+
+// What retention has removed while a view had it in hand is passed over, and
+// counted as not seen; what is being folded at that moment is committed first.
+func TestEndedIsPassedOver(t *testing.T) {
+	c := setup(t)
+	folding, goOn := make(chan struct{}, 10), make(chan struct{})
+	c.hold = func() { folding <- struct{}{}; <-goOn }
+	var held, waits atomic.Bool
+	c.room = func() error {
+		if !held.Load() {
+			return nil
+		}
+		waits.Store(true)
+		return errors.New("held by the test")
+	}
+	c.open()
+	defer c.stop()
+	publish(t, c.bus, "s.a", 1)
+	<-folding
+	ended := make(chan uint64, 1)
+	go func() { c.Ended(2); ended <- c.Position() }()
+	select {
+	case at := <-ended:
+		t.Errorf("told while the first message is being folded, at %d", at)
+	case <-time.After(100 * time.Millisecond):
+	}
+	held.Store(true)
+	publish(t, c.bus, "s.a", 20)
+	close(goOn)
+	if at := <-ended; at != 1 {
+		t.Errorf("told when the view is at %d, want 1", at)
+	}
+	until(t, "messages are in hand", func() error {
+		if !waits.Load() {
+			return errors.New("none")
+		}
+		return nil
+	})
+	c.Ended(12)
+	c.Ended(5) // says nothing new
+	held.Store(false)
+	if err := c.Wait(t.Context(), 21); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n, missed := c.count("s.a"), c.metric("view_missing_messages_total"); n != 11 || missed != 10 {
+		t.Errorf("%d messages, %v missed, want 11 and 10", n, missed)
+	}
+	c.Ended(100)
+	if err := c.Wait(t.Context(), publish(t, c.bus, "s.a", 3)); err != nil {
+		t.Fatal(err)
+	}
+	if n := c.count("s.a"); n != 11 {
+		t.Errorf("%d messages, want 11: all others have ended", n)
 	}
 }
 

@@ -123,6 +123,9 @@ type View struct {
 	folding time.Time
 	// committing is held while a transaction is made and committed.
 	committing sync.Mutex
+	// ended is the sequence below which messages are passed over, guarded by
+	// committing.
+	ended uint64
 	// passed is where the stream began when it was last logged that messages
 	// ended with their retention before the view came to them.
 	passed uint64
@@ -483,13 +486,19 @@ func (v *View) fold(group []Msg) error {
 func (v *View) commit(group []Msg) error {
 	v.committing.Lock()
 	defer v.committing.Unlock()
-	next := v.pos
+	last, next, msgs := v.pos.Seq, v.pos, v.current(group)
 	next.Seq = group[len(group)-1].Seq
 	txn := v.cfg.DB.NewTransaction(true)
 	defer txn.Discard()
-	committed, err := v.cfg.Fold(txn, group)
-	if err != nil {
-		return fmt.Errorf("messages %d to %d: %w", group[0].Seq, next.Seq, err)
+	committed := func() {}
+	if len(msgs) > 0 {
+		fold, err := v.cfg.Fold(txn, msgs)
+		if err != nil {
+			return fmt.Errorf("messages %d to %d: %w", msgs[0].Seq, next.Seq, err)
+		}
+		if fold != nil {
+			committed = fold
+		}
 	}
 	if err := v.write(txn, next); err != nil {
 		return err
@@ -500,11 +509,12 @@ func (v *View) commit(group []Msg) error {
 	}
 	failpoint.HitIn(failpoint.ViewAfterCommit, v.cfg.Name)
 	v.pos = next
-	if committed != nil {
-		committed()
-	}
+	committed()
 	if m := v.cfg.Metrics; m != nil {
-		m.folded.WithLabelValues(v.cfg.Name).Add(float64(len(group)))
+		m.folded.WithLabelValues(v.cfg.Name).Add(float64(len(msgs)))
+	}
+	if n := len(group) - len(msgs); n > 0 {
+		v.notSeen(n, last, group[n-1].Seq+1)
 	}
 	v.tell()
 	return nil

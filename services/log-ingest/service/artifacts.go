@@ -100,6 +100,7 @@ func (x *artifactIndex) ensure(ctx context.Context) error {
 
 // drop drops the artifacts that retention has removed.
 func (x *artifactIndex) drop(ctx context.Context, below uint64) error {
+	x.view.Ended(below)
 	return retention.Drop(ctx, x.db, prefixArtifact, below, func(value []byte) (uint64, error) {
 		var a storedArtifact
 		err := json.Unmarshal(value, &a)

@@ -28,9 +28,9 @@ type part struct {
 	events, alerts *view.View
 	// folders have the lines of the views, in their order.
 	folders [2]*folder
-	// follow deletes the lines that retention removes from a folder's stream,
-	// until ctx ends.
-	follow func(ctx context.Context, f *folder)
+	// follow deletes the lines that retention removes from the stream of a
+	// folder and its view, until ctx ends.
+	follow func(ctx context.Context, f *folder, v *view.View)
 	// current tells that the part has caught up since the service was
 	// started. Only the mover uses it.
 	current bool
@@ -47,8 +47,11 @@ func (s *Service) newPart(p piece) (*part, error) {
 		return nil, err
 	}
 	t.folders = [2]*folder{events, alerts}
-	t.follow = func(ctx context.Context, f *folder) {
-		retention.Follow(ctx, s.cfg.Bus.JS, f.stream, s.cfg.Log, f.sweep)
+	t.follow = func(ctx context.Context, f *folder, v *view.View) {
+		retention.Follow(ctx, s.cfg.Bus.JS, f.stream, s.cfg.Log, func(ctx context.Context, below uint64) error {
+			v.Ended(below)
+			return f.sweep(ctx, below)
+		})
 	}
 	var filters []string
 	if !t.set.all() {
@@ -89,18 +92,15 @@ func (t *part) forget(endpoint string, generation uint64) error {
 func (t *part) start(ctx context.Context, g *errgroup.Group) {
 	ctx, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
-	for _, v := range t.views() {
-		work.Add(1)
+	for i, v := range t.views() {
+		work.Add(2)
 		g.Go(func() error {
 			defer work.Done()
 			return v.Run(ctx)
 		})
-	}
-	for _, f := range t.folders {
-		work.Add(1)
 		g.Go(func() error {
 			defer work.Done()
-			t.follow(ctx, f)
+			t.follow(ctx, t.folders[i], v)
 			return nil
 		})
 	}

@@ -41,6 +41,7 @@ type rig struct {
 	bus  *bus.Bus
 	own  func() *bus.Bus // makes the service's connection
 	dir  string
+	room func() error
 	cfg  Config
 	svc  *Service
 	reg  *prometheus.Registry
@@ -78,7 +79,7 @@ func (r *rig) start() {
 func (r *rig) launch() {
 	r.t.Helper()
 	r.reg = prometheus.NewRegistry()
-	r.cfg.Env = lifecycle.Env{Bus: r.own(), Log: lifecycle.Discard(), Metrics: r.reg, DataDir: filepath.Join(r.dir, "store")}
+	r.cfg.Env = lifecycle.Env{Bus: r.own(), Log: lifecycle.Discard(), Metrics: r.reg, DataDir: filepath.Join(r.dir, "store"), Room: r.room}
 	svc, err := New(r.cfg)
 	if err != nil {
 		r.t.Fatal(err)

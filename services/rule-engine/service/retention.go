@@ -49,5 +49,6 @@ func (s *Service) countUnread(ctx context.Context, seqs []uint64) {
 // dropRaised forgets alerts that retention has removed. Their events, sent
 // again, raise them again.
 func (s *Service) dropRaised(ctx context.Context, below uint64) error {
+	s.raisedFold.Ended(below)
 	return retention.Drop(ctx, s.db, prefixRaised, below, retention.SeqOf)
 }

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -72,7 +73,7 @@ func (p *proc) left(e endpoint, action string) (held map[string]uint64, audited 
 		p.t.Fatal(err)
 	}
 	list, err := objects.List(p.t.Context(), jetstream.ListObjectsShowDeleted())
-	if err != nil {
+	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
 		p.t.Fatal(err)
 	}
 	for _, o := range list {

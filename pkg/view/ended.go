@@ -1,9 +1,9 @@
 package view
 
 // Ended tells the view that retention has removed the messages of its stream
-// below a sequence. Those that it has in hand are passed over, as whoever drops
-// what stands for them would not find what is folded afterwards. When Ended
-// returns, what was being folded is committed.
+// below a sequence. Those that it has in hand do not come to Fold any more, as
+// whoever drops what stands for them would not find what is folded afterwards.
+// When Ended returns, what was being folded is committed.
 func (v *View) Ended(below uint64) {
 	v.committing.Lock()
 	defer v.committing.Unlock()

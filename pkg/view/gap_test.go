@@ -91,20 +91,28 @@ func purge(t *testing.T, b *bus.Bus, seq uint64) {
 	}
 }
 
+// away returns a view that has folded 10 messages and was stopped when 20 more
+// came.
+func away(t *testing.T, filters []string) *counter {
+	t.Helper()
+	c := setup(t)
+	c.filters = filters
+	c.open()
+	if err := c.Wait(t.Context(), publish(t, c.bus, "s.a", 10)); err != nil {
+		t.Fatal(err)
+	}
+	c.stop()
+	publish(t, c.bus, "s.a", 20)
+	return c
+}
+
 // TestRetentionIsNoGap has messages end with their retention before a view that
 // was away came to them: it goes on and says how many it has not seen. One
 // message more that is missing is a gap.
 func TestRetentionIsNoGap(t *testing.T) {
 	for _, filters := range [][]string{nil, {"s.a"}} {
 		t.Run(fmt.Sprint(filters), func(t *testing.T) {
-			c := setup(t)
-			c.filters = filters
-			c.open()
-			if err := c.Wait(t.Context(), publish(t, c.bus, "s.a", 10)); err != nil {
-				t.Fatal(err)
-			}
-			c.stop()
-			publish(t, c.bus, "s.a", 20)
+			c := away(t, filters)
 			if err := stream.Remove(t.Context(), c.bus.JS, "S", 21); err != nil {
 				t.Fatal(err)
 			}
@@ -211,14 +219,7 @@ func (m *marking) Stream(ctx context.Context, name string) (jetstream.Stream, er
 func TestMarkThatIsPutRight(t *testing.T) {
 	for _, filters := range [][]string{nil, {"s.a"}} {
 		t.Run(fmt.Sprint(filters), func(t *testing.T) {
-			c := setup(t)
-			c.filters = filters
-			c.open()
-			if err := c.Wait(t.Context(), publish(t, c.bus, "s.a", 10)); err != nil {
-				t.Fatal(err)
-			}
-			c.stop()
-			publish(t, c.bus, "s.a", 20)
+			c := away(t, filters)
 			if err := stream.Remove(t.Context(), c.bus.JS, "S", 5); err != nil {
 				t.Fatal(err)
 			}

@@ -193,3 +193,18 @@ func TestArtifactRetention(t *testing.T) {
 		t.Errorf("listed is %q", names(list))
 	}
 }
+
+// What retention has removed while its description was in hand does not come to
+// be listed.
+func TestArtifactRemovedInHand(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	if err := r.svc.artifacts.drop(t.Context(), 3); err != nil {
+		t.Fatal(err)
+	}
+	r.put(artifactOf(one, "old").Object(), "content") // messages 1 and 2
+	r.put(artifactOf(one, "new").Object(), "content")
+	if list, _ := r.listed(one); names(list) != "new" {
+		t.Errorf("listed is %q", names(list))
+	}
+}

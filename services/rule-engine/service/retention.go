@@ -49,6 +49,10 @@ func (s *Service) countUnread(ctx context.Context, seqs []uint64) {
 // dropRaised forgets alerts that retention has removed. Their events, sent
 // again, raise them again.
 func (s *Service) dropRaised(ctx context.Context, below uint64) error {
-	s.raisedFold.Ended(below)
+	// Those in hand are not folded afterwards.
+	err := s.raisedFold.Exclusive(func() error { s.raisedBelow = max(s.raisedBelow, below); return nil })
+	if err != nil {
+		return err
+	}
 	return retention.Drop(ctx, s.db, prefixRaised, below, retention.SeqOf)
 }

@@ -89,3 +89,27 @@ func TestRetentionOfAlerts(t *testing.T) {
 		t.Errorf("the SIEM gets %+v, %v, want alert %d", meta, err, first)
 	}
 }
+
+// TestRaisedInHand holds that alerts that retention has removed before they were
+// folded are forgotten as well.
+func TestRaisedInHand(t *testing.T) {
+	r := newRig(t)
+	x := r.start(r.config())
+	x.mustAdd(false, rule("evil", "evil", 5, ""))
+	if err := x.s.dropRaised(t.Context(), 2); err != nil {
+		t.Fatal(err)
+	}
+	r.send(endpointA, event4(0, "evil.exe"))
+	r.settle()
+	r.send(endpointA, event4(1, "evil.exe"))
+	r.settle()
+	if err := x.s.raisedFold.Wait(t.Context(), 2); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []bool{false, true} {
+		raised, err := x.s.isRaised(raisedKey(endpointA, 0, event.HashOf([]byte(event4(i, "evil.exe")))))
+		if err != nil || raised != want {
+			t.Errorf("alert %d: raised is %v, %v, want %v", i, raised, err, want)
+		}
+	}
+}

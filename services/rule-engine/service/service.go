@@ -44,11 +44,14 @@ type Service struct {
 	rules      *ruleSet
 	rulesFold  *view.View
 	raisedFold *view.View
-	removals   *removal.Removals
-	published  published
-	retention  *retention.Keeper
-	clock      *retention.Clock
-	alerts     *bus.Publisher
+	// raisedBelow is the sequence below which retention has removed alerts.
+	// The Fold or Exclusive of raisedFold guards it.
+	raisedBelow uint64
+	removals    *removal.Removals
+	published   published
+	retention   *retention.Keeper
+	clock       *retention.Clock
+	alerts      *bus.Publisher
 
 	// imported is what the folders of rules hold, nil without one.
 	imported *ruleFolder

@@ -116,7 +116,7 @@ func (s *Service) raisedView(metrics *view.Metrics) (*view.View, error) {
 				endpoint, generation := subject.Endpoint(m.Subject), message.GenerationOf(m.Header)
 				key := raisedKey(endpoint, generation, hash)
 				keys = append(keys, key)
-				if generation < s.removals.Generation(endpoint) {
+				if generation < s.removals.Generation(endpoint) || m.Seq < s.raisedBelow {
 					continue
 				}
 				if err := txn.Set([]byte(key), retention.PutSeq(m.Seq)); err != nil {

@@ -20,8 +20,8 @@ const (
 )
 
 // expected returns, as if it were recorded, what should be answered.
-func (r *replayer) expected(ask *request, trip roundTrip, want *answers) (*message, error) {
-	m := &message{header: http.Header{}, line: fmt.Sprintf("HTTP/1.1 %d ", max(want.status, http.StatusOK))}
+func (r *replayer) expected(ask *request, trip roundTrip, want *answers) (*recordedMessage, error) {
+	m := &recordedMessage{header: http.Header{}, line: fmt.Sprintf("HTTP/1.1 %d ", max(want.status, http.StatusOK))}
 	var err error
 	switch {
 	case want.events != "":

@@ -99,7 +99,7 @@ func (r *replayer) hold(x recordedExchange, line exchange) {
 func (r *replayer) settled(x recordedExchange, trip roundTrip, want *answers) (found, recorded []string, text string) {
 	r.t.Helper()
 	for range trip.keyChecks {
-		check := roundTrip{ask: message{line: "GET /key HTTP/1.1", header: trip.ask.header.Clone()}, answer: r.get("E", "good: returns the server key, text").trips[0].answer}
+		check := roundTrip{ask: recordedMessage{line: "GET /key HTTP/1.1", header: trip.ask.header.Clone()}, answer: r.get("E", "good: returns the server key, text").trips[0].answer}
 		check.ask.header.Del("Content-Encoding")
 		check.ask.header.Del("Content-Length")
 		check.ask.header.Set("Host", "manager:1519")
@@ -163,7 +163,7 @@ func (r *replayer) roundTrip(x recordedExchange, trip roundTrip, want *answers) 
 	return found, recorded, text
 }
 
-func (r *replayer) compare(ask *request, want *message, got *response) []string {
+func (r *replayer) compare(ask *request, want *recordedMessage, got *response) []string {
 	c := &comparison{names: r.names, moreRules: r.moreRules, unordered: ask.events}
 	if status := strings.Fields(want.line)[1]; status != strconv.Itoa(got.status) {
 		c.differ("status", "recorded %s, got %d", status, got.status)
@@ -256,7 +256,7 @@ type response struct {
 	body   string
 }
 
-func (r *replayer) request(x recordedExchange, m message) *request {
+func (r *replayer) request(x recordedExchange, m recordedMessage) *request {
 	r.t.Helper()
 	fields := strings.Fields(m.line)
 	q := &request{method: fields[0], header: m.header.Clone()}
@@ -350,7 +350,7 @@ func (r *replayer) complement(x recordedExchange, q *request, target string) str
 
 // oversized rebuilds a batch of which the beginning is recorded: an event, a
 // long one, and one like the first.
-func oversized(t *testing.T, m message) string {
+func oversized(t *testing.T, m recordedMessage) string {
 	t.Helper()
 	first, long, ok := strings.Cut(m.body, "\n")
 	cut := strings.Index(first, `},"System"`)

@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// message is a recorded request or response.
-type message struct {
+// recordedMessage is a recorded request or response.
+type recordedMessage struct {
 	// line is the request line or the status line.
 	line   string
 	header http.Header
@@ -31,9 +31,9 @@ type message struct {
 
 // roundTrip is a recorded request and its response.
 type roundTrip struct {
-	ask message
+	ask recordedMessage
 	// answer is nil when the connection was closed without one.
-	answer *message
+	answer *recordedMessage
 	// keyChecks is how often the client asked for the server key before.
 	keyChecks int
 }
@@ -80,7 +80,7 @@ func parseTranscript(text, last string) ([]recordedExchange, error) {
 	var (
 		list    []recordedExchange
 		section string
-		asked   *message
+		asked   *recordedMessage
 		checks  int
 		seen    = map[string]int{}
 		lines   = strings.Split(text, "\n")
@@ -136,10 +136,10 @@ func recordedOnly(list []recordedExchange) []recordedExchange {
 
 // parseMessage reads a block. The length of a request's body must be the
 // recorded one, so a block that was read wrongly cannot go unnoticed.
-func parseMessage(block string) (*message, error) {
+func parseMessage(block string) (*recordedMessage, error) {
 	head, body, _ := strings.Cut(tookNote.ReplaceAllString(block, ""), "\n\n")
 	first, rest, _ := strings.Cut(head, "\n")
-	m := &message{line: first, header: http.Header{}, body: body}
+	m := &recordedMessage{line: first, header: http.Header{}, body: body}
 	for line := range strings.SplitSeq(rest, "\n") {
 		if line == "" {
 			continue

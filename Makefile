@@ -127,7 +127,7 @@ bench-micro: ## run the benchmarks of single parts
 
 .PHONY: bench-short
 bench-short: ## measure a whole manager small, to see that it runs
-	go run ./deploy/bench -short
+	go run ./deploy/bench -short -run ingest,single,latency,query,fleet,idle
 
 .PHONY: lint
 lint: ## check formatting, vet, staticcheck and doc comments

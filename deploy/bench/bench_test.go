@@ -75,3 +75,16 @@ func TestMet(t *testing.T) {
 		}
 	}
 }
+
+func TestDetectFigure(t *testing.T) {
+	const line = "BenchmarkDetectRecorded/v2/trace-a-2  13494  25563 ns/op  59.69 MB/s  39118 events/s  13.21 x-plain  2 B/op  0 allocs/op\n"
+	f, ok := detectFigure(line)
+	if !ok || f.value != 13.21 || f.goal != 6 || f.met() != "yes" || f.name != "109 rules on trace-a" || f.against != "gene 2,961 events/s, here 39,118" {
+		t.Errorf("%+v %t", f, ok)
+	}
+	for _, other := range []string{"", "PASS", "goos: linux", "ok  \tpkg\t22.5s", "BenchmarkDetect/rules=100-2 1 25563 ns/op"} {
+		if f, ok := detectFigure(other); ok {
+			t.Errorf("%q gives %+v", other, f)
+		}
+	}
+}

@@ -25,6 +25,7 @@ var sections = []struct {
 	name string
 	run  func(*bench, context.Context) error
 }{
+	{"detect", (*bench).detect},
 	{"ingest", (*bench).ingest},
 	{"single", (*bench).single},
 	{"latency", (*bench).latency},
@@ -37,16 +38,16 @@ var sections = []struct {
 type bench struct {
 	out io.Writer
 	// dir is where everything is kept that the run writes.
-	dir, binary string
-	short       bool
-	scale       float64
-	mix         *mix
-	rules       string
-	rulesName   string
-	figures     []figure
-	notes       []string
-	profile     string
-	loadAverage string
+	dir, binary, root string
+	short             bool
+	scale             float64
+	mix               *mix
+	rules             string
+	rulesName         string
+	figures           []figure
+	notes             []string
+	profile           string
+	loadAverage       string
 }
 
 func main() {
@@ -67,10 +68,10 @@ func run(ctx context.Context, args []string) (err error) {
 	which := fs.String("run", strings.Join(names, ","), "sections to run, comma-separated")
 	short := fs.Bool("short", false, "run everything small, to see that it runs")
 	scale := fs.Float64("scale", 1, "how much of the full size to run")
-	root := fs.String("root", ".", "root of the source, where standalone is built")
 	into := fs.String("write", "", "file to write the figures to, as a page of documentation")
 	plainly := fs.Bool(serveFlag, false, "be the plain server that the fleet is compared with")
 	b := &bench{out: os.Stdout, loadAverage: loadAverage()}
+	fs.StringVar(&b.root, "root", ".", "root of the source, where standalone is built and the detector's benchmark is")
 	fs.StringVar(&b.profile, "profile", "", "folder for profiles of the manager under load, recorded by perf")
 	fs.StringVar(&b.binary, "standalone", "", "program to measure; built from the source when not given")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
@@ -91,7 +92,7 @@ func run(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
-	if err := b.prepare(ctx, *root); err != nil {
+	if err := b.prepare(ctx); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -111,13 +112,13 @@ func run(ctx context.Context, args []string) (err error) {
 }
 
 // prepare builds the program and reads events and rules.
-func (b *bench) prepare(ctx context.Context, root string) error {
+func (b *bench) prepare(ctx context.Context) error {
 	testdata := os.Getenv("NIGHTJAR_TESTDATA")
 	var err error
 	if b.binary == "" {
 		b.binary = filepath.Join(b.dir, "standalone")
 		build := exec.CommandContext(ctx, "go", "build", "-o", b.binary, "./services/standalone")
-		build.Dir = root
+		build.Dir = b.root
 		if text, err := build.CombinedOutput(); err != nil {
 			return fmt.Errorf("build standalone: %w\n%s", err, text)
 		}

@@ -29,9 +29,7 @@ const (
 	// batch.
 	maxSingles = 4
 	// After a batch the publisher waits for the next messages of those who were
-	// just answered, at most this part of the time that the batch took, and at
-	// most holdTime.
-	holdPart = 4
+	// just answered, at most as long as the batch took, and at most holdTime.
 	holdTime = 10 * time.Millisecond
 	// atomicPause is how long no atomic batch is tried after one was refused,
 	// atomicOff after the stream was found to take none at all.
@@ -188,7 +186,7 @@ func (p *Publisher) single(pub *publication) {
 func (p *Publisher) batch(group []*publication) {
 	began := time.Now()
 	refused := p.atomic(group)
-	hold := min(time.Since(began)/holdPart, holdTime)
+	hold := min(time.Since(began), holdTime)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.batching = false

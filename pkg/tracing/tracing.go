@@ -2,8 +2,6 @@ package tracing
 
 import (
 	"context"
-	"crypto/rand"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -170,14 +168,6 @@ func Parent(ctx context.Context) string {
 	var c carrier
 	propagator.Inject(ctx, &c)
 	return string(c)
-}
-
-// NewParent returns a trace context of a trace that is not recorded, for what is
-// to have one all the same.
-func NewParent() string {
-	var b [24]byte
-	rand.Read(b[:])
-	return fmt.Sprintf("00-%x-%x-00", b[:16], b[16:])
 }
 
 // Endpoint says of the span in ctx for which endpoint the work is done.

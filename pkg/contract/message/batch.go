@@ -3,8 +3,8 @@ package message
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"strconv"
 	"sync"
@@ -60,7 +60,8 @@ type Batch struct {
 	Hostname, IP string
 	// Received is the time of receipt, the time of events that have none.
 	Received time.Time
-	// TraceParent is the W3C trace context of the request, may be empty.
+	// TraceParent is the W3C trace context of the request, empty when nothing is
+	// traced.
 	TraceParent string
 	// Generation is that of the endpoint's last removal, 0 without one.
 	Generation uint64
@@ -126,10 +127,22 @@ func Stored(data []byte) bool {
 	return h.Decode(data) == nil && h.FirstBlock.OK && !h.FirstBlock.Compressed
 }
 
+// Trace returns the W3C trace context of the request: TraceParent or, without
+// one, that of a trace which is not recorded, the same for all batches of a
+// request, so that it need not be stored with each.
+func (b *Batch) Trace() string {
+	if b.TraceParent != "" {
+		return b.TraceParent
+	}
+	sum := sha256.Sum256(b.Received.UTC().AppendFormat([]byte(b.Endpoint), time.RFC3339Nano))
+	return fmt.Sprintf("00-%x-%x-00", sum[:16], sum[16:24])
+}
+
 // BatchMsg makes the message of count lines that stand in joined, each ended
 // by a newline; b.Lines is not used. The message id depends on endpoint,
 // generation and content alone, so the same batch published again within the
-// stream's window is recognised.
+// stream's window is recognised. Headers are kept short, for with small batches
+// they take more of the stream than the events do.
 func (b *Batch) BatchMsg(joined []byte, count int) *nats.Msg {
 	var data []byte
 	if len(joined) >= 256 && len(joined) <= maxStored {
@@ -145,7 +158,7 @@ func (b *Batch) BatchMsg(joined []byte, count int) *nats.Msg {
 	id.Write(data)
 	m := nats.NewMsg(subject.Events(b.Endpoint))
 	m.Data = data
-	m.Header.Set(nats.MsgIdHdr, hex.EncodeToString(id.Sum(nil)[:16]))
+	m.Header.Set(nats.MsgIdHdr, base64.RawURLEncoding.EncodeToString(id.Sum(nil)[:16]))
 	m.Header.Set(HeaderFormat, formatBatch)
 	m.Header.Set(HeaderCount, strconv.Itoa(count))
 	m.Header.Set(HeaderReceived, b.Received.UTC().Format(time.RFC3339Nano))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -79,6 +80,34 @@ func TestBatch(t *testing.T) {
 	m.Header.Set(message.HeaderCount, "2")
 	if _, _, err := message.ParseBatch(m.Subject, m.Header, m.Data, nil); err == nil {
 		t.Error("a batch with a wrong count was read")
+	}
+}
+
+// Batches of a request that is not traced have one trace context, which says
+// that nothing is recorded; others have that of the request.
+func TestTraceOfBatch(t *testing.T) {
+	trace := func(b message.Batch, line string) string {
+		t.Helper()
+		m := b.BatchMsg([]byte(line+"\n"), 1)
+		got, _, err := message.ParseBatch(m.Subject, m.Header, m.Data, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.Trace()
+	}
+	b := message.Batch{Endpoint: endpoint, Received: received}
+	untraced := trace(b, `{"n":1}`)
+	if form := regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-00$`); !form.MatchString(untraced) || untraced != trace(b, `{"n":2}`) {
+		t.Errorf("two batches of a request: %s, %s", untraced, trace(b, `{"n":2}`))
+	}
+	later, other := b, b
+	later.Received, other.Endpoint = received.Add(time.Microsecond), strings.Replace(endpoint, "0", "1", 1)
+	if untraced == trace(later, `{"n":1}`) || untraced == trace(other, `{"n":1}`) {
+		t.Error("batches of several requests have one trace")
+	}
+	b.TraceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	if got := trace(b, `{"n":1}`); got != b.TraceParent {
+		t.Errorf("the request's trace %s became %s", b.TraceParent, got)
 	}
 }
 

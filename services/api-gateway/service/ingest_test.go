@@ -94,7 +94,7 @@ func TestLogs(t *testing.T) {
 				t.Errorf("events %.200q, want %.200q", lines, tc.events)
 			}
 			for _, b := range batches {
-				if b.Hostname != "WS-03e3" || b.IP != "127.0.0.1" || len(b.TraceParent) != 55 || time.Since(b.Received) > time.Minute || b.TraceParent != batches[0].TraceParent {
+				if b.Hostname != "WS-03e3" || b.IP != "127.0.0.1" || len(b.Trace()) != 55 || time.Since(b.Received) > time.Minute || b.Trace() != batches[0].Trace() {
 					t.Errorf("batch %+v", b)
 				}
 			}

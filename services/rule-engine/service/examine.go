@@ -98,7 +98,7 @@ func (wk *worker) examine(b *message.Batch) (*outcome, error) {
 // of them found something.
 func newAlert(b *message.Batch, line []byte, hash event.Hash, info *event.Info, mark *event.Mark, found *detect.Detection, set *detect.Set) (*message.Alert, error) {
 	a := &message.Alert{
-		Endpoint: b.Endpoint, Hostname: b.Hostname, IP: b.IP, Received: b.Received, TraceParent: b.TraceParent, Generation: b.Generation,
+		Endpoint: b.Endpoint, Hostname: b.Hostname, IP: b.IP, Received: b.Received, TraceParent: b.Trace(), Generation: b.Generation,
 		Time: info.Time, Timed: info.Timed(), Hash: hash, Line: line, Origin: message.OriginAgent,
 	}
 	if !a.Timed {

@@ -30,7 +30,7 @@ const (
 	maxSingles = 4
 	// After a batch the publisher waits for the next messages of those who were
 	// just answered, at most as long as the batch took, and at most holdTime.
-	holdTime = 10 * time.Millisecond
+	holdTime = 20 * time.Millisecond
 	// atomicPause is how long no atomic batch is tried after one was refused,
 	// atomicOff after the stream was found to take none at all.
 	atomicPause = time.Second
@@ -57,25 +57,39 @@ type Publisher struct {
 	noAtomicBefore time.Time
 }
 
-// publication is a message on its way, a [jetstream.PubAckFuture].
+// publication is a message on its way.
 type publication struct {
-	msg *nats.Msg
-	ok  chan *jetstream.PubAck
-	err chan error
+	msg     *nats.Msg
+	settled func(*jetstream.PubAck, error)
 	// until is when it is too late to send the message.
 	until time.Time
 	// alone keeps the message out of batches.
 	alone bool
 }
 
+// future is a [jetstream.PubAckFuture].
+type future struct {
+	msg *nats.Msg
+	ok  chan *jetstream.PubAck
+	err chan error
+}
+
 // Ok is given the acknowledgement.
-func (p *publication) Ok() <-chan *jetstream.PubAck { return p.ok }
+func (f *future) Ok() <-chan *jetstream.PubAck { return f.ok }
 
 // Err is given the error when there is no acknowledgement.
-func (p *publication) Err() <-chan error { return p.err }
+func (f *future) Err() <-chan error { return f.err }
 
 // Msg returns the message.
-func (p *publication) Msg() *nats.Msg { return p.msg }
+func (f *future) Msg() *nats.Msg { return f.msg }
+
+func (f *future) settle(ack *jetstream.PubAck, err error) {
+	if err != nil {
+		f.err <- err
+		return
+	}
+	f.ok <- ack
+}
 
 // NewPublisher returns a publisher for a connection. A message that waits for
 // timeout without being sent, or whose acknowledgement does not come within
@@ -88,25 +102,33 @@ func NewPublisher(b *Bus, timeout time.Duration) (*Publisher, error) {
 	return &Publisher{js: js, timeout: timeout}, nil
 }
 
-// PublishMsgAsync hands a message over, which must not be changed before its
-// outcome is known. The error is [nats.ErrMaxPayload] for one that is too
-// large; every other one is told by the future.
+// PublishMsgAsync hands a message over as Publish does. Its outcome is told by
+// the future.
 func (p *Publisher) PublishMsgAsync(m *nats.Msg) (jetstream.PubAckFuture, error) {
+	f := &future{msg: m, ok: make(chan *jetstream.PubAck, 1), err: make(chan error, 1)}
+	if err := p.Publish(m, f.settle); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// Publish hands a message over, which must not be changed before its outcome is
+// known. The error is [nats.ErrMaxPayload] for one that is too large; every
+// other outcome is told to settled, once, perhaps before Publish returns. settled
+// must not wait for anything, nor use the publisher.
+func (p *Publisher) Publish(m *nats.Msg, settled func(*jetstream.PubAck, error)) error {
 	if len(m.Data) > maxBatched && int64(m.Size()-len(m.Subject)-len(m.Reply)) > p.js.Conn().MaxPayload() {
-		return nil, nats.ErrMaxPayload
+		return nats.ErrMaxPayload
 	}
 	if m.Header == nil {
 		m.Header = nats.Header{}
 	}
-	pub := &publication{
-		msg: m, ok: make(chan *jetstream.PubAck, 1), err: make(chan error, 1),
-		until: time.Now().Add(p.timeout), alone: len(m.Data) > maxBatched,
-	}
+	pub := &publication{msg: m, settled: settled, until: time.Now().Add(p.timeout), alone: len(m.Data) > maxBatched}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.queue = append(p.queue, pub)
 	p.send()
-	return pub, nil
+	return nil
 }
 
 // send sends as much of the queue as may be on its way. While a batch is, the
@@ -124,7 +146,7 @@ func (p *Publisher) send() {
 		}
 		switch {
 		case now.After(p.queue[0].until):
-			p.queue[0].err <- fmt.Errorf("not sent: %w", nats.ErrTimeout)
+			p.queue[0].settled(nil, fmt.Errorf("not sent: %w", nats.ErrTimeout))
 			p.queue = p.queue[1:]
 		case n >= atomicMin:
 			p.batching = true
@@ -163,16 +185,16 @@ func (p *Publisher) together() int {
 func (p *Publisher) single(pub *publication) {
 	f, err := p.js.PublishMsgAsync(pub.msg)
 	if err != nil {
-		pub.err <- err
+		pub.settled(nil, err)
 		return
 	}
 	p.singles++
 	go func() {
 		select {
 		case ack := <-f.Ok():
-			pub.ok <- ack
+			pub.settled(ack, nil)
 		case err := <-f.Err():
-			pub.err <- err
+			pub.settled(nil, err)
 		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -235,10 +257,10 @@ func (p *Publisher) atomic(group []*publication) error {
 	}
 	for i, pub := range group {
 		if err != nil {
-			pub.err <- err
+			pub.settled(nil, err)
 			continue
 		}
-		pub.ok <- &jetstream.PubAck{Stream: ack.Stream, Domain: ack.Domain, Sequence: ack.Sequence - uint64(len(group)-1-i)}
+		pub.settled(&jetstream.PubAck{Stream: ack.Stream, Domain: ack.Domain, Sequence: ack.Sequence - uint64(len(group)-1-i)}, nil)
 	}
 	return nil
 }

@@ -69,13 +69,19 @@ type Batch struct {
 	Lines [][]byte
 }
 
+// compressor is a zstd encoder with memory for what it makes.
+type compressor struct {
+	enc *zstd.Encoder
+	buf []byte
+}
+
 var (
-	encoders = sync.Pool{New: func() any {
+	compressors = sync.Pool{New: func() any {
 		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
 		if err != nil {
 			panic(err) // only for impossible options
 		}
-		return e
+		return &compressor{enc: e}
 	}}
 	decoders = sync.Pool{New: func() any {
 		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20))
@@ -88,9 +94,20 @@ var (
 
 // Compress appends the zstd form of src to dst.
 func Compress(dst, src []byte) []byte {
-	e := encoders.Get().(*zstd.Encoder)
-	defer encoders.Put(e)
-	return e.EncodeAll(src, dst)
+	c := compressors.Get().(*compressor)
+	defer compressors.Put(c)
+	return c.enc.EncodeAll(src, dst)
+}
+
+// compressed returns the zstd form of src in memory of that size.
+func compressed(src []byte) []byte {
+	c := compressors.Get().(*compressor)
+	defer compressors.Put(c)
+	buf := c.enc.EncodeAll(src, c.buf[:0])
+	if c.buf = buf; cap(buf) > MaxBatchBytes {
+		c.buf = nil
+	}
+	return bytes.Clone(buf)
 }
 
 // Decompress appends to dst what Compress made src of. It refuses what would
@@ -148,7 +165,7 @@ func (b *Batch) BatchMsg(joined []byte, count int) *nats.Msg {
 	if len(joined) >= 256 && len(joined) <= maxStored {
 		data = store(make([]byte, 0, len(joined)+16), joined)
 	} else {
-		data = Compress(make([]byte, 0, len(joined)/4+64), joined)
+		data = compressed(joined)
 	}
 	id := sha256.New()
 	id.Write([]byte(b.Endpoint))

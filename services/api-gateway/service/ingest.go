@@ -28,8 +28,10 @@ const (
 	// lines fit into.
 	netBuffer  = 32 << 10
 	lineBuffer = 64 << 10
-	// firstBatch is the size at which the buffer of a batch begins.
+	// firstBatch is the size at which the buffer of a batch begins, keptBatch
+	// the largest that is kept for the next request.
 	firstBatch = 64 << 10
+	keptBatch  = 256 << 10
 	// baseMemory is what a request uses before its buffers grow; the rest
 	// is what inflating needs.
 	baseMemory = netBuffer + lineBuffer + firstBatch + 64<<10
@@ -76,25 +78,31 @@ type ingester struct {
 	maxInflated int64
 	metrics     *metrics
 
-	nets, texts, batches, inflaters sync.Pool
+	buffers sync.Pool
+}
+
+// buffers are what a request needs until its lines are handed over.
+type buffers struct {
+	network, text *bufio.Reader
+	inflater      gzip.Reader
+	batch         []byte
+}
+
+func newBuffers() any {
+	return &buffers{network: bufio.NewReaderSize(nil, netBuffer), text: bufio.NewReaderSize(nil, lineBuffer), batch: make([]byte, 0, firstBatch)}
 }
 
 func newIngester(pub *publisher, cfg *Config, generation func(endpoint string) uint64, m *metrics) *ingester {
 	return &ingester{
 		pub: pub, memory: semaphore.NewWeighted(cfg.IngestMemory), cpu: make(chan struct{}, cfg.IngestWorkers),
 		full: cfg.Full, generation: generation, trace: cfg.Bus.Trace, maxInflated: cfg.MaxInflated, metrics: m,
-		nets:      sync.Pool{New: func() any { return bufio.NewReaderSize(nil, netBuffer) }},
-		texts:     sync.Pool{New: func() any { return bufio.NewReaderSize(nil, lineBuffer) }},
-		batches:   sync.Pool{New: func() any { b := make([]byte, 0, firstBatch); return &b }},
-		inflaters: sync.Pool{New: func() any { return new(gzip.Reader) }},
+		buffers: sync.Pool{New: newBuffers},
 	}
 }
 
 // receive stores every line of a body and returns nil when all of them are on
 // stable storage. Its errors are of package fault, or errNotGzip.
 func (in *ingester) receive(ctx context.Context, from sender, body io.Reader, zipped bool) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	reason, err := in.run(ctx, from, body, zipped)
 	if err != nil {
 		in.metrics.refused.WithLabelValues(reason).Inc()
@@ -107,50 +115,68 @@ func (in *ingester) run(ctx context.Context, from sender, body io.Reader, zipped
 	if err := in.full(); err != nil {
 		return refusal(fmt.Errorf("%w: %w", errFull, err))
 	}
-	mem := &allowance{from: in.memory}
-	defer mem.release()
-	if err := mem.wait(ctx, baseMemory); err != nil {
-		return refusal(err)
+	f := in.pub.flight()
+	err := in.take(ctx, f, from, body, zipped)
+	if err == nil {
+		err = f.wait(ctx)
 	}
-	work := &slot{ctx: ctx, free: in.cpu}
-	defer work.release()
-	network := in.nets.Get().(*bufio.Reader)
-	defer putBack(&in.nets, network)
-	counted := &counter{r: body, slot: work}
-	defer func() { in.metrics.bytes.Add(float64(counted.n)) }()
-	network.Reset(counted)
-	if err := work.acquire(); err != nil {
-		return refusal(err)
-	}
-	var text io.Reader = network
-	if zipped {
-		zr := in.inflaters.Get().(*gzip.Reader)
-		defer in.inflaters.Put(zr)
-		if err := openGzip(zr, network); err != nil {
-			return refusal(err)
-		}
-		text = &inflated{r: zr, packed: &counted.n, max: in.maxInflated}
-	}
-	buffered := in.texts.Get().(*bufio.Reader)
-	defer putBack(&in.texts, buffered)
-	buffered.Reset(text)
-
-	b := in.batcher(ctx, from, mem, work)
-	defer b.close()
-	if err := b.fill(ctx, buffered); err != nil {
-		return refusal(err)
-	}
-	work.release()
-	if err := b.flight.wait(ctx); err != nil {
+	if err != nil {
 		return refusal(err)
 	}
 	failpoint.Hit(failpoint.EventsBeforeReply)
 	return "", nil
 }
 
-func putBack(pool *sync.Pool, r *bufio.Reader) {
-	r.Reset(nil)
-	pool.Put(r)
+// take hands every line of a body over to be stored. What it needs for that is
+// free again when it returns, while acknowledgements may be outstanding.
+func (in *ingester) take(ctx context.Context, f *flight, from sender, body io.Reader, zipped bool) error {
+	mem := &allowance{from: in.memory}
+	defer mem.release()
+	if err := mem.wait(ctx, baseMemory); err != nil {
+		return err
+	}
+	work := &slot{ctx: ctx, free: in.cpu}
+	defer work.release()
+	buf := in.borrow(mem)
+	defer in.giveBack(buf)
+	counted := &counter{r: body, slot: work}
+	defer func() { in.metrics.bytes.Add(float64(counted.n)) }()
+	buf.network.Reset(counted)
+	// Most bodies are here as a whole before the CPU is asked for. An error
+	// comes again where the body is read.
+	_, _ = buf.network.Peek(netBuffer)
+	if err := work.acquire(); err != nil {
+		return err
+	}
+	var text io.Reader = buf.network
+	if zipped {
+		if err := openGzip(&buf.inflater, buf.network); err != nil {
+			return err
+		}
+		text = &inflated{r: &buf.inflater, packed: &counted.n, max: in.maxInflated}
+	}
+	buf.text.Reset(text)
+	return in.batcher(ctx, f, from, mem, work, buf).fill(ctx)
+}
+
+// borrow returns buffers. One that grew in the hands of another request is paid
+// for again, or replaced.
+func (in *ingester) borrow(mem *allowance) *buffers {
+	buf := in.buffers.Get().(*buffers)
+	if grown := cap(buf.batch) - firstBatch; grown < 0 || grown > 0 && !mem.try(int64(grown)) {
+		buf.batch = make([]byte, 0, firstBatch)
+	}
+	return buf
+}
+
+// giveBack keeps buffers for the next request.
+func (in *ingester) giveBack(buf *buffers) {
+	buf.network.Reset(nil)
+	buf.text.Reset(nil)
+	if buf.batch = buf.batch[:0]; cap(buf.batch) > keptBatch {
+		buf.batch = nil
+	}
+	in.buffers.Put(buf)
 }
 
 // refusal sorts an error: the reason for the metric, and the error for the
@@ -179,32 +205,23 @@ type batcher struct {
 	mem    *allowance
 	work   *slot
 	flight *flight
-	batch  message.Batch
-	buf    *[]byte
-	count  int
+	meta   message.Batch
+	*buffers
+	count int
 }
 
-func (in *ingester) batcher(ctx context.Context, from sender, mem *allowance, work *slot) *batcher {
+func (in *ingester) batcher(ctx context.Context, f *flight, from sender, mem *allowance, work *slot, buf *buffers) *batcher {
 	// Nanoseconds would be three digits more in every message.
 	received := time.Now().Truncate(time.Microsecond)
 	return &batcher{
-		in: in, mem: mem, work: work, flight: in.pub.flight(), buf: in.batches.Get().(*[]byte),
-		batch: message.Batch{Endpoint: from.uuid, Hostname: from.hostname, IP: from.ip, Received: received, TraceParent: tracing.Parent(ctx)},
-	}
-}
-
-// close gives the buffer back, unless it has grown: a grown one is paid for
-// by this request alone.
-func (b *batcher) close() {
-	if cap(*b.buf) <= firstBatch {
-		*b.buf = (*b.buf)[:0]
-		b.in.batches.Put(b.buf)
+		in: in, mem: mem, work: work, flight: f, buffers: buf,
+		meta: message.Batch{Endpoint: from.uuid, Hostname: from.hostname, IP: from.ip, Received: received, TraceParent: tracing.Parent(ctx)},
 	}
 }
 
 // fill takes in every line.
-func (b *batcher) fill(ctx context.Context, src *bufio.Reader) error {
-	r := lines.NewReader(src, lines.Limits{
+func (b *batcher) fill(ctx context.Context) error {
+	r := lines.NewReader(b.text, lines.Limits{
 		Line: message.MaxLine, Head: message.DeadLetterHead,
 		Grow: func(n int) error {
 			b.work.release()
@@ -215,6 +232,9 @@ func (b *batcher) fill(ctx context.Context, src *bufio.Reader) error {
 		},
 	})
 	for {
+		if err := b.work.acquire(); err != nil {
+			return err
+		}
 		line, long, err := r.Next()
 		switch {
 		case errors.Is(err, io.EOF):
@@ -243,15 +263,15 @@ func (b *batcher) add(ctx context.Context, line []byte) error {
 		})
 	}
 	size := len(line) + 1
-	if b.count == message.MaxBatchEvents || (b.count > 0 && len(*b.buf)+size > message.MaxBatchBytes) || !b.grow(size) {
+	if b.count == message.MaxBatchEvents || (b.count > 0 && len(b.batch)+size > message.MaxBatchBytes) || !b.grow(size) {
 		if err := b.flush(ctx); err != nil {
 			return err
 		}
 	}
-	if size > cap(*b.buf)-len(*b.buf) {
+	if size > cap(b.batch)-len(b.batch) {
 		return b.alone(ctx, line)
 	}
-	*b.buf = append(append(*b.buf, line...), '\n')
+	b.batch = append(append(b.batch, line...), '\n')
 	b.count++
 	return nil
 }
@@ -274,17 +294,17 @@ func (b *batcher) alone(ctx context.Context, line []byte) error {
 
 // grow makes room in the buffer for size more bytes, if there is memory.
 func (b *batcher) grow(size int) bool {
-	need := len(*b.buf) + size
-	if need <= cap(*b.buf) {
+	need := len(b.batch) + size
+	if need <= cap(b.batch) {
 		return true
 	}
-	larger := min(max(2*cap(*b.buf), need), message.MaxBatchBytes)
-	if larger < need || !b.mem.try(int64(larger-cap(*b.buf))) {
+	larger := min(max(2*cap(b.batch), need), message.MaxBatchBytes)
+	if larger < need || !b.mem.try(int64(larger-cap(b.batch))) {
 		return false
 	}
-	grown := make([]byte, len(*b.buf), larger)
-	copy(grown, *b.buf)
-	b.buf = &grown
+	grown := make([]byte, len(b.batch), larger)
+	copy(grown, b.batch)
+	b.batch = grown
 	return true
 }
 
@@ -292,19 +312,20 @@ func (b *batcher) flush(ctx context.Context) error {
 	if b.count == 0 {
 		return nil
 	}
-	err := b.publish(ctx, *b.buf)
-	*b.buf = (*b.buf)[:0]
+	err := b.publish(ctx, b.batch)
+	b.batch = (b.batch)[:0]
 	return err
 }
 
-// publish sends joined lines, b.count of them, as one message.
+// publish sends joined lines, b.count of them, as one message. The CPU is given
+// back.
 func (b *batcher) publish(ctx context.Context, joined []byte) error {
 	if err := b.in.full(); err != nil {
 		return fmt.Errorf("%w: %w", errFull, err)
 	}
 	ctx, span := b.in.trace.Child(ctx, "publish "+stream.Events, tracing.Producer)
-	b.batch.Generation = b.in.generation(b.batch.Endpoint)
-	batch := b.batch
+	b.meta.Generation = b.in.generation(b.meta.Endpoint)
+	batch := b.meta
 	if span != nil {
 		batch.TraceParent = span.Parent()
 		span.Endpoint(batch.Endpoint)
@@ -325,25 +346,20 @@ func (b *batcher) publish(ctx context.Context, joined []byte) error {
 	failpoint.Hit(failpoint.EventsAfterPublish)
 	if err != nil {
 		span.End(err)
-		return err
 	}
-	return b.work.acquire()
+	return err
 }
 
-// letter publishes a dead letter.
+// letter publishes a dead letter. The CPU is given back.
 func (b *batcher) letter(ctx context.Context, d *message.DeadLetter) error {
-	d.Endpoint, d.Received, d.Generation = b.batch.Endpoint, b.batch.Received, b.in.generation(b.batch.Endpoint)
+	d.Endpoint, d.Received, d.Generation = b.meta.Endpoint, b.meta.Received, b.in.generation(b.meta.Endpoint)
 	b.work.release()
 	failpoint.Hit(failpoint.LetterBeforePublish)
-	err := b.flight.letter(ctx, d.Msg(), func(err error) {
+	return b.flight.letter(ctx, d.Msg(), func(err error) {
 		if err == nil {
 			b.in.metrics.letters.WithLabelValues(d.Reason).Inc()
 		}
 	})
-	if err != nil {
-		return err
-	}
-	return b.work.acquire()
 }
 
 func deadReason(err error) string {
@@ -364,6 +380,9 @@ type allowance struct {
 
 // wait takes n bytes, or returns errBusy when they do not come free in time.
 func (a *allowance) wait(ctx context.Context, n int64) error {
+	if a.try(n) {
+		return nil
+	}
 	patient, cancel := context.WithTimeout(ctx, memoryPatience)
 	defer cancel()
 	if err := a.from.Acquire(patient, n); err != nil {
@@ -422,20 +441,29 @@ func (s *slot) release() {
 	}
 }
 
-// counter reads from the network without holding a CPU, and counts.
+// counter reads from the network without holding a CPU, and counts. The end, or
+// an error, is the same whenever it is read.
 type counter struct {
 	r    io.Reader
 	slot *slot
 	n    int64
+	err  error
 }
 
 // Read implements io.Reader.
 func (c *counter) Read(p []byte) (int, error) {
+	if c.err != nil {
+		return 0, c.err
+	}
+	held := c.slot.held
 	c.slot.release()
 	n, err := c.r.Read(p)
 	c.n += int64(n)
-	if e := c.slot.acquire(); e != nil && err == nil {
-		err = e
+	if held {
+		if e := c.slot.acquire(); e != nil && err == nil {
+			err = e
+		}
 	}
+	c.err = err
 	return n, err
 }

@@ -64,38 +64,81 @@ func (p *publisher) wait(ctx context.Context) {
 
 // flight is the messages of one request. Its methods are for one goroutine.
 type flight struct {
-	p      *publisher
-	window chan struct{}
-	acks   sync.WaitGroup
-	failed chan struct{}
-	once   sync.Once
-	err    error
+	p *publisher
+
+	mu          sync.Mutex
+	outstanding int
+	err         error
+	// settled is told that outstanding or err has changed.
+	settled chan struct{}
 }
 
 // flight begins a request.
-func (p *publisher) flight() *flight {
-	return &flight{p: p, window: make(chan struct{}, flightWindow), failed: make(chan struct{})}
-}
+func (p *publisher) flight() *flight { return &flight{p: p, settled: make(chan struct{}, 1)} }
 
-func (f *flight) fail(err error) {
-	f.once.Do(func() {
+// outcome notes what became of a message.
+func (f *flight) outcome(err error) {
+	f.mu.Lock()
+	f.outstanding--
+	if err != nil && f.err == nil {
 		f.err = fmt.Errorf("%w: %w", errNotStored, err)
-		close(f.failed)
-	})
+	}
+	f.mu.Unlock()
+	select {
+	case f.settled <- struct{}{}:
+	default:
+	}
 }
 
-// asynchronous is what hands a message to a stream.
-type asynchronous func(m *nats.Msg) (jetstream.PubAckFuture, error)
+// below returns nil once fewer than n messages are outstanding, or why a message
+// of the flight has failed.
+func (f *flight) below(ctx context.Context, n int) error {
+	for {
+		f.mu.Lock()
+		outstanding, err := f.outstanding, f.err
+		f.mu.Unlock()
+		if err != nil || outstanding < n {
+			return err
+		}
+		select {
+		case <-f.settled:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// wait returns nil when every message of the flight is acknowledged.
+func (f *flight) wait(ctx context.Context) error { return f.below(ctx, 1) }
+
+// asynchronous is what hands a message to a stream and tells its outcome, unless
+// it returns an error.
+type asynchronous func(m *nats.Msg, settled func(*jetstream.PubAck, error)) error
 
 // batch publishes a batch of events. Requests share writes to stable storage.
 func (f *flight) batch(ctx context.Context, m *nats.Msg, settled func(error)) error {
-	return f.publish(ctx, f.p.events.PublishMsgAsync, m, settled)
+	return f.publish(ctx, f.p.events.Publish, m, settled)
 }
 
 // letter publishes a dead letter.
 func (f *flight) letter(ctx context.Context, m *nats.Msg, settled func(error)) error {
-	async := func(m *nats.Msg) (jetstream.PubAckFuture, error) { return f.p.js.PublishMsgAsync(m) }
-	return f.publish(ctx, async, m, settled)
+	return f.publish(ctx, f.p.letter, m, settled)
+}
+
+func (p *publisher) letter(m *nats.Msg, settled func(*jetstream.PubAck, error)) error {
+	future, err := p.js.PublishMsgAsync(m)
+	if err != nil {
+		return err
+	}
+	go func() {
+		select {
+		case ack := <-future.Ok():
+			settled(ack, nil)
+		case err := <-future.Err():
+			settled(nil, err)
+		}
+	}()
+	return nil
 }
 
 // publish hands a message over without waiting for its acknowledgement.
@@ -103,55 +146,29 @@ func (f *flight) letter(ctx context.Context, m *nats.Msg, settled func(error)) e
 // returns an error. It waits while too many are outstanding. Once a
 // message of the flight has failed it returns why.
 func (f *flight) publish(ctx context.Context, async asynchronous, m *nats.Msg, settled func(error)) error {
-	select {
-	case f.window <- struct{}{}:
-	case <-f.failed:
-		return f.err
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := f.below(ctx, flightWindow); err != nil {
+		return err
 	}
 	size := min(int64(len(m.Data))+messageOverhead, f.p.limit)
 	if err := f.p.unacked.Acquire(ctx, size); err != nil {
 		return err
 	}
-	future, err := async(m)
-	if err != nil {
-		f.p.unacked.Release(size)
-		f.fail(err)
-		return f.err
-	}
-	f.acks.Add(1)
+	f.mu.Lock()
+	f.outstanding++
+	f.mu.Unlock()
 	f.p.pending.Add(1)
-	go func() {
-		defer f.p.pending.Done()
-		defer f.acks.Done()
-		select {
-		case <-future.Ok():
-			settled(nil)
-		case err := <-future.Err():
-			settled(err)
-			f.fail(err)
-		}
+	done := func(err error) {
 		f.p.unacked.Release(size)
-		<-f.window
-	}()
+		f.outcome(err)
+		f.p.pending.Done()
+	}
+	err := async(m, func(_ *jetstream.PubAck, err error) {
+		settled(err)
+		done(err)
+	})
+	if err != nil {
+		done(err)
+		return f.below(ctx, 1)
+	}
 	return nil
-}
-
-// wait returns nil when every message of the flight is acknowledged.
-func (f *flight) wait(ctx context.Context) error {
-	done := make(chan struct{})
-	go func() { f.acks.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-f.failed:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	select {
-	case <-f.failed:
-		return f.err
-	default:
-		return nil
-	}
 }

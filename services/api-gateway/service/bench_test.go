@@ -22,7 +22,7 @@ func BenchmarkReceive(b *testing.B) {
 	for _, bc := range []struct {
 		name string
 		size int
-	}{{"64KiB", 64 << 10}, {"8MiB", 8 << 20}} {
+	}{{"300B", 300}, {"64KiB", 64 << 10}, {"140KiB", 140 << 10}, {"8MiB", 8 << 20}} {
 		b.Run(bc.name, func(b *testing.B) {
 			conn := natstest.Start(b).Bus(b, access.Gateway)
 			if err := stream.Ensure(b.Context(), conn.JS, stream.Events, stream.Limits{}); err != nil {

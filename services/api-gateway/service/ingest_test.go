@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
@@ -321,6 +322,39 @@ func TestLogsWithLittleMemory(t *testing.T) {
 	}
 	if !r.svc.pub.unacked.TryAcquire(r.svc.cfg.Unacked) {
 		t.Error("the budget of unacknowledged messages was not given back")
+	}
+}
+
+// A buffer that grew in the hands of one request is paid for by the next one, or
+// not used, and one that is very large is not kept.
+func TestGrownBuffersArePaidFor(t *testing.T) {
+	in := &ingester{buffers: sync.Pool{New: newBuffers}, memory: semaphore.NewWeighted(2 * keptBatch)}
+	kept := 0
+	for range 100 { // for the pool may forget what it is given
+		for _, size := range []int{keptBatch, keptBatch + 1} {
+			for _, free := range []int64{2 * keptBatch, keptBatch / 2} {
+				grown := in.borrow(&allowance{from: semaphore.NewWeighted(2 * keptBatch)})
+				grown.batch = make([]byte, 10, size)
+				in.giveBack(grown)
+				others := &allowance{from: in.memory}
+				if !others.try(2*keptBatch - free) {
+					t.Fatal("memory was not given back")
+				}
+				mem := &allowance{from: in.memory}
+				buf := in.borrow(mem)
+				if cap(buf.batch) == keptBatch {
+					kept++
+				}
+				if n := cap(buf.batch); len(buf.batch) != 0 || n < firstBatch || n > keptBatch || int64(n-firstBatch) > mem.n {
+					t.Fatalf("a buffer of %d bytes, %d of them used, is paid for with %d", n, len(buf.batch), mem.n)
+				}
+				mem.release()
+				others.release()
+			}
+		}
+	}
+	if kept == 0 {
+		t.Error("no buffer was kept")
 	}
 }
 

@@ -142,9 +142,10 @@ func (in *ingester) take(ctx context.Context, f *flight, from sender, body io.Re
 	counted := &counter{r: body, slot: work}
 	defer func() { in.metrics.bytes.Add(float64(counted.n)) }()
 	buf.network.Reset(counted)
-	// Most bodies are here as a whole before the CPU is asked for. An error
-	// comes again where the body is read.
-	_, _ = buf.network.Peek(netBuffer)
+	// Most bodies are here as a whole before the CPU is asked for.
+	if _, err := buf.network.Peek(netBuffer); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
 	if err := work.acquire(); err != nil {
 		return err
 	}
@@ -424,6 +425,12 @@ type slot struct {
 func (s *slot) acquire() error {
 	if s.held {
 		return nil
+	}
+	select { // a free one first: a client that has broken off is told by its body
+	case s.free <- struct{}{}:
+		s.held = true
+		return nil
+	default:
 	}
 	select {
 	case s.free <- struct{}{}:

@@ -113,8 +113,8 @@ func Connect(o Options) (*Bus, error) {
 		}
 		opts = append(opts, nats.Secure(&tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}))
 	}
-	if o.InProcess != nil {
-		opts = append(opts, nats.InProcessServer(o.InProcess))
+	if o.InProcess != nil { // which ends with this process and not before
+		opts = append(opts, nats.InProcessServer(o.InProcess), nats.PingInterval(nats.DefaultPingInterval))
 	}
 	nc, err := nats.Connect(o.URL, opts...)
 	if err != nil {

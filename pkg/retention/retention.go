@@ -17,8 +17,10 @@ import (
 )
 
 const (
-	// every is how often a Keeper and Follow look at their stream.
-	every = 2 * time.Second
+	// seldom is how often a Keeper and Follow look at their stream, often how
+	// often a Keeper does that is near the stream's bounds.
+	seldom = 10 * time.Second
+	often  = 2 * time.Second
 	// margin is the part of the size, or of the age, beyond which a removal
 	// begins or to which it goes on, so that it does not begin again with the
 	// next message; of the age at most an hour.
@@ -45,7 +47,8 @@ type Config struct {
 	Removing func(ctx context.Context, seqs []uint64)
 	Metrics  *Metrics
 	Log      *slog.Logger
-	// Every is how often to look; 0 means 2 seconds.
+	// Every is how often to look; 0 means every 10 seconds, and every 2 seconds
+	// at a stream that has half of its size, or whose MaxAge is short.
 	Every time.Duration
 }
 
@@ -79,13 +82,12 @@ type Keeper struct {
 	cfg  Config
 	mark uint64
 	held bool
+	// size is the stream's, in bytes, when it was last looked at.
+	size uint64
 }
 
 // New returns a Keeper.
 func New(cfg Config) *Keeper {
-	if cfg.Every == 0 {
-		cfg.Every = every
-	}
 	for _, reason := range []string{reasonAge, reasonSize} {
 		cfg.Metrics.messages.WithLabelValues(cfg.Stream, reason).Add(0)
 		cfg.Metrics.bytes.WithLabelValues(cfg.Stream, reason).Add(0)
@@ -99,8 +101,6 @@ func (k *Keeper) Run(ctx context.Context) {
 	if k.cfg.Limits.MaxAge <= 0 && k.cfg.Limits.KeepBytes <= 0 {
 		return
 	}
-	t := time.NewTicker(k.cfg.Every)
-	defer t.Stop()
 	for {
 		more, err := k.look(ctx)
 		if err != nil && ctx.Err() == nil {
@@ -112,9 +112,22 @@ func (k *Keeper) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.C:
+		case <-time.After(k.pause()):
 		}
 	}
+}
+
+// pause returns how long to wait until the next look.
+func (k *Keeper) pause() time.Duration {
+	switch limits := k.cfg.Limits; {
+	case k.cfg.Every > 0:
+		return k.cfg.Every
+	case limits.KeepBytes > 0 && k.size > uint64(limits.KeepBytes)/2:
+		return often
+	case limits.MaxAge > 0:
+		return min(seldom, max(often, limits.MaxAge/margin))
+	}
+	return seldom
 }
 
 // look removes what is beyond the bounds, up to a step of it, and tells whether
@@ -127,6 +140,7 @@ func (k *Keeper) look(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	info := s.CachedInfo()
+	k.size = info.State.Bytes
 	k.cfg.Clock.Seen(info.State.LastTime)
 	// A removal that broke off is finished. A mark that got lost, as another
 	// replica has changed the stream at once, is written again.
@@ -330,7 +344,7 @@ func AckFloor(js jetstream.JetStream, name, consumer string) func(context.Contex
 // removed all messages, at the start and whenever that has changed, until ctx
 // ends. Where drop fails it is called again.
 func Follow(ctx context.Context, js jetstream.JetStream, name string, log *slog.Logger, drop func(ctx context.Context, below uint64) error) {
-	follow(ctx, js, name, log, every, drop)
+	follow(ctx, js, name, log, seldom, drop)
 }
 
 func follow(ctx context.Context, js jetstream.JetStream, name string, log *slog.Logger, interval time.Duration, drop func(context.Context, uint64) error) {

@@ -15,7 +15,7 @@ import (
 // lookEvery is how often the streams are looked at, lookTimeout how long one
 // look may take.
 const (
-	lookEvery   = 10 * time.Second
+	lookEvery   = 15 * time.Second
 	lookTimeout = 5 * time.Second
 )
 

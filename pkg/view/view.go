@@ -88,7 +88,7 @@ type Config struct {
 	// gap. May be nil.
 	Removed func(ctx context.Context) (uint64, error)
 	// CheckEvery is how often a running view makes sure that its stream is
-	// still the same; 0 means 10 seconds.
+	// still the same; 0 means 30 seconds.
 	CheckEvery time.Duration
 	// Pace is the least time between the beginnings of two transactions,
 	// unless so much has come that one is full, or somebody waits for what has
@@ -100,7 +100,7 @@ type Config struct {
 }
 
 // checkEvery is what CheckEvery is by default.
-const checkEvery = 10 * time.Second
+const checkEvery = 30 * time.Second
 
 // position is what is kept in the store beside the folded facts.
 type position struct {

@@ -82,6 +82,9 @@ type Config struct {
 	// Full, if not nil, tells why nothing can be stored at the moment. It
 	// must be cheap and safe for concurrent use. By default it is Room.
 	Full func() error
+	// seenAgain is how often the registry is told of all endpoints that were
+	// heard of.
+	seenAgain time.Duration
 }
 
 // Operator is who may use the admin API, and with which key.
@@ -97,6 +100,7 @@ func (c *Config) setDefaults() {
 	c.ProgressTimeout = or(c.ProgressTimeout, DefaultProgressTimeout)
 	c.MaxCommandFiles = or(c.MaxCommandFiles, DefaultMaxCommandFiles)
 	c.DropDir = or(c.DropDir, filepath.Join(c.DataDir, "drop"))
+	c.seenAgain = or(c.seenAgain, seenAgain)
 	if c.Full == nil {
 		c.Full = c.Room
 	}

@@ -24,9 +24,10 @@ import (
 // shorter than peersWait: a gateway that has not been heard of for the whole
 // of peersWait answers no agent any more.
 const (
-	// peersInterval is how often a gateway makes sure that it knows all
-	// endpoints and removals, and says that it is there.
+	// peersInterval is how often a gateway says that it is there, renewEvery
+	// how often it makes sure that it knows all endpoints and removals.
 	peersInterval = time.Second
+	renewEvery    = 2 * time.Second
 	// lease is how long it answers agents by what it has made sure of.
 	lease = 5 * time.Second
 	// peersWait bounds how long a change waits for other gateways.
@@ -152,7 +153,7 @@ func (p *peers) run(ctx context.Context) {
 			p.further(ctx, endpoints, removed)
 		}
 	})
-	t := time.NewTicker(peersInterval)
+	t := time.NewTicker(renewEvery)
 	defer t.Stop()
 	for {
 		select {

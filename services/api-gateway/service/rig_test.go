@@ -67,7 +67,7 @@ func (r *rig) run(change func(*Config)) {
 	t.Cleanup(answers.Stop)
 	r.registry = startRegistry(t, r.bus, answers)
 	r.rules = startRules(t, r.bus, answers)
-	r.cfg = Config{AdminKey: adminKey, ServerKey: "TheServerKey", Env: lifecycle.Env{DataDir: t.TempDir(), Log: lifecycle.Discard()}}
+	r.cfg = Config{AdminKey: adminKey, ServerKey: "TheServerKey", seenAgain: seenInterval, Env: lifecycle.Env{DataDir: t.TempDir(), Log: lifecycle.Discard()}}
 	if change != nil {
 		change(&r.cfg)
 	}

@@ -73,7 +73,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	undo = append(undo, s.db.Close)
-	s.seen = newLastSeen(cfg.Bus, cfg.Log)
+	s.seen = newLastSeen(cfg.Bus, cfg.Log, cfg.seenAgain)
 	views := view.Config{JS: cfg.Bus.JS, Room: cfg.Room, Log: cfg.Log, Metrics: view.NewMetrics(cfg.Metrics, subsystem)}
 	if s.credentials, err = newCredentials(s.db, views, s.seen.forget); err != nil {
 		return fail(err)

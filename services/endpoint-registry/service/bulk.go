@@ -2,10 +2,11 @@ package registry
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"strconv"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
@@ -34,19 +35,26 @@ func (s *Service) seen(ctx context.Context, q message.SeenRequest) (message.Revi
 		touched[p][uuid] = at
 	}
 	var reply message.RevisionReply
-	for _, p := range slices.Sorted(maps.Keys(touched)) {
-		err := s.attempt(ctx, func() error {
-			merged, changed := s.index.merge(p, touched[p])
-			if !changed {
-				return nil
-			}
-			revision, err := s.update(ctx, message.SeenKeyPrefix+strconv.Itoa(p), merged.Seen, merged.Revision)
-			reply.Revision = max(reply.Revision, revision)
-			return err
-		})
-		if err != nil {
-			return message.RevisionReply{}, err
+	var mu sync.Mutex
+	err := s.attempt(ctx, func() error {
+		var writes errgroup.Group // side by side, so that the views fold them together
+		for p, contacts := range touched {
+			writes.Go(func() error {
+				merged, changed := s.index.merge(p, contacts)
+				if !changed {
+					return nil
+				}
+				revision, err := s.update(ctx, message.SeenKeyPrefix+strconv.Itoa(p), merged.Seen, merged.Revision)
+				mu.Lock()
+				defer mu.Unlock()
+				reply.Revision = max(reply.Revision, revision)
+				return err
+			})
 		}
+		return writes.Wait()
+	})
+	if err != nil {
+		return message.RevisionReply{}, err
 	}
 	if reply.Revision == 0 {
 		reply.Revision = s.view.Position()

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -26,6 +27,9 @@ const (
 
 var polls = []string{"/key", "/rules/sha256", "/commands"}
 
+// contactRetry is how long an agent that was refused at its first contact waits.
+const contactRetry = time.Second
+
 // watched is what a manager used while agents were at work.
 type watched struct {
 	cores         float64
@@ -35,11 +39,16 @@ type watched struct {
 	refused       int // with 503
 	polls, bodies []time.Duration
 	late          time.Duration
+	// contact is how long it took until all agents were answered that came at
+	// once for the first time, unwelcome how many answers were 503.
+	contact   time.Duration
+	unwelcome int
 }
 
 // watch connects agents, lets them work for a while, and returns what the
-// manager used meanwhile.
-func (b *bench) watch(ctx context.Context, m *manager, endpoints []endpoint, length time.Duration) (*watched, error) {
+// manager used meanwhile. A profile of that is recorded under a name, unless
+// that is empty.
+func (b *bench) watch(ctx context.Context, m *manager, endpoints []endpoint, length time.Duration, profile string) (*watched, error) {
 	plans := make([]plan, len(endpoints))
 	rounds := int(length/logsEvery) + 1
 	for i := range plans {
@@ -51,9 +60,7 @@ func (b *bench) watch(ctx context.Context, m *manager, endpoints []endpoint, len
 	dial.SetLimit(64)
 	for i, e := range endpoints {
 		dial.Go(func() (err error) {
-			if agents[i], err = m.dialAgent(ctx2, e); err == nil {
-				_, err = agents[i].request(http.MethodGet, polls[0], nil)
-			}
+			agents[i], err = m.dialAgent(ctx2, e)
 			return err
 		})
 	}
@@ -67,11 +74,17 @@ func (b *bench) watch(ctx context.Context, m *manager, endpoints []endpoint, len
 	if err := dial.Wait(); err != nil {
 		return nil, err
 	}
+	w := &watched{}
+	if err := w.meet(ctx, agents); err != nil {
+		return nil, err
+	}
+	if profile != "" {
+		defer b.profileOf(m, profile)()
+	}
 	before, err := m.cpu()
 	if err != nil {
 		return nil, err
 	}
-	w := &watched{}
 	began := time.Now()
 	if err := w.work(ctx, agents, bodies, began, length); err != nil {
 		return nil, err
@@ -87,6 +100,39 @@ func (b *bench) watch(ctx context.Context, m *manager, endpoints []endpoint, len
 	}
 	w.peak, err = m.memory("VmHWM")
 	return w, err
+}
+
+// meet lets all agents make their first request at once. One that is refused
+// comes again.
+func (w *watched) meet(ctx context.Context, agents []*agent) error {
+	began := time.Now()
+	var unwelcome atomic.Int64
+	g, ctx := errgroup.WithContext(ctx)
+	for _, a := range agents {
+		g.Go(func() error {
+			for {
+				code, err := a.request(http.MethodGet, polls[0], nil)
+				if err != nil {
+					return err
+				}
+				if code == http.StatusOK {
+					return nil
+				}
+				if code != http.StatusServiceUnavailable {
+					return fmt.Errorf("first contact: status %d", code)
+				}
+				unwelcome.Add(1)
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-time.After(contactRetry):
+				}
+			}
+		})
+	}
+	err := g.Wait()
+	w.contact, w.unwelcome = time.Since(began), int(unwelcome.Load())
+	return err
 }
 
 // work lets every agent poll and send at its own time.
@@ -126,11 +172,13 @@ func (w *watched) round(a *agent, bodies []body, round int) error {
 	for _, path := range polls {
 		sent := time.Now()
 		code, err := a.request(http.MethodGet, path, nil)
-		if err == nil && code != http.StatusOK && code != http.StatusNoContent {
-			err = fmt.Errorf("GET %s: status %d", path, code)
-		}
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
+		case code == http.StatusServiceUnavailable: // an agent asks the next time
+			w.refused++
+		case code != http.StatusOK && code != http.StatusNoContent:
+			return fmt.Errorf("GET %s: status %d", path, code)
 		}
 		w.requests++
 		w.polls = append(w.polls, time.Since(sent))
@@ -167,13 +215,12 @@ func (b *bench) fleet(ctx context.Context) error {
 	var w *watched
 	endpoints, err := m.enrol(ctx, agents)
 	if err == nil {
-		stop := b.profileOf(m, "fleet")
-		w, err = b.watch(ctx, m, endpoints, length)
-		stop()
+		w, err = b.watch(ctx, m, endpoints, length, "fleet")
 	}
 	if err := errors.Join(err, m.stop(), os.RemoveAll(m.dir)); err != nil {
 		return err
 	}
+	b.say("fleet: first contact of all at once: answered in %s, %d times with 503", w.contact.Round(time.Millisecond), w.unwelcome)
 	b.say("fleet: %d requests in %s, %d of them refused, begun up to %s late; polls p50 %s ms, p99 %s ms; POST /logs p50 %s ms, p99 %s ms", w.requests, length, w.refused, w.late.Round(time.Millisecond),
 		short(percentile(w.polls, 0.5)), short(percentile(w.polls, 0.99)), short(percentile(w.bodies, 0.5)), short(percentile(w.bodies, 0.99)))
 	name := short(float64(agents)) + " agents: "
@@ -239,7 +286,7 @@ func (b *bench) fleetBaseline(ctx context.Context, agents int, length time.Durat
 	for i := range endpoints {
 		endpoints[i] = endpoint{UUID: fmt.Sprintf("00000000-0000-0000-0000-%012d", i), Key: strings.Repeat("k", 64)}
 	}
-	return b.watch(ctx, &manager{agent: strings.TrimSpace(address), pid: cmd.Process.Pid, dir: b.dir}, endpoints, length)
+	return b.watch(ctx, &manager{agent: strings.TrimSpace(address), pid: cmd.Process.Pid, dir: b.dir}, endpoints, length, "")
 }
 
 // idle measures a manager with ten agents that have nothing to send.
@@ -252,9 +299,7 @@ func (b *bench) idle(ctx context.Context) error {
 	var w *watched
 	endpoints, err := m.enrol(ctx, 10)
 	if err == nil {
-		stop := b.profileOf(m, "idle")
-		w, err = b.watch(ctx, m, endpoints, length)
-		stop()
+		w, err = b.watch(ctx, m, endpoints, length, "idle")
 	}
 	if err := errors.Join(err, m.stop(), os.RemoveAll(m.dir)); err != nil {
 		return err

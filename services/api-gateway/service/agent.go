@@ -16,6 +16,14 @@ import (
 // maxHostname is the longest hostname in bytes that the registry binds.
 const maxHostname = 1024
 
+const (
+	// maxBinding is how many hostnames the registry is asked to bind at once.
+	maxBinding = 64
+	// bindTimeout bounds how long a first request waits until its endpoint is
+	// bound, when many others are to be.
+	bindTimeout = time.Minute
+)
+
 // agentRoutes is the route table of the agent API. As with the admin API,
 // each topic has a function of its own that returns its routes; a new one is
 // added here and nowhere else. s.agent makes a handler that is called for
@@ -104,19 +112,27 @@ func (s *Service) authorizeAgent(ctx context.Context, a agent) (bool, error) {
 }
 
 // bind binds an endpoint to its hostname and waits until this gateway has
-// learned of it. Many requests that come at once make one.
+// learned of it. Many requests of an endpoint that come at once make one. Where
+// many endpoints come for the first time, they wait for each other: each binding
+// takes a sync in JetStream.
 func (s *Service) bind(ctx context.Context, a agent) (bool, error) {
-	done := s.binds.DoChan(a.uuid+"\x00"+a.hostname, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	done := s.binds.DoChan(a.uuid, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), bindTimeout)
 		defer cancel()
-		reply, err := ask[message.EndpointReply](ctx, s, message.RegistryBind, message.EndpointRequest{UUID: a.uuid, Hostname: a.hostname})
+		if err := s.binding.Acquire(ctx, 1); err != nil {
+			return "", err
+		}
+		defer s.binding.Release(1)
+		asking, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		reply, err := ask[message.EndpointReply](asking, s, message.RegistryBind, message.EndpointRequest{UUID: a.uuid, Hostname: a.hostname})
 		if err != nil {
-			return false, err
+			return "", err
 		}
-		if err := s.credentials.view.Wait(ctx, reply.Revision); err != nil {
-			return false, fault.New(fault.Unavailable, "hostname is bound, but this gateway has not learned of it yet: %v", err)
+		if err := s.credentials.view.Wait(asking, reply.Revision); err != nil {
+			return "", fault.New(fault.Unavailable, "hostname is bound, but this gateway has not learned of it yet: %v", err)
 		}
-		return reply.Endpoint.Hostname == a.hostname, nil
+		return reply.Endpoint.Hostname, nil
 	})
 	select {
 	case <-ctx.Done():
@@ -129,7 +145,7 @@ func (s *Service) bind(ctx context.Context, a agent) (bool, error) {
 			s.cfg.Log.Warn("hostname not bound", "endpoint", a.uuid, "error", r.Err)
 			return false, fault.New(fault.Unavailable, "the hostname cannot be bound at the moment")
 		}
-		return r.Val.(bool), nil
+		return r.Val.(string) == a.hostname, nil
 	}
 }
 

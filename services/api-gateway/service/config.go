@@ -24,7 +24,7 @@ const (
 	DefaultIngestMemory    = 192 << 20
 	DefaultUnacked         = 64 << 20
 	DefaultAdminRequests   = 256
-	DefaultAgentRequests   = 4096
+	DefaultAgentRequests   = 16384
 	DefaultProgressTimeout = time.Minute
 	DefaultMaxCommandFiles = 64 << 30
 )

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
@@ -44,6 +45,7 @@ type Service struct {
 	containers  *agentContainers
 	commands    *commandDesk
 	binds       singleflight.Group
+	binding     *semaphore.Weighted
 	watch       *streamwatch.Watch
 	keepers     []*retention.Keeper
 	pub         *publisher
@@ -60,7 +62,7 @@ func New(cfg Config) (*Service, error) {
 	if err := checkOperators(cfg.Operators); err != nil {
 		return nil, fmt.Errorf("%w: import: %w", lifecycle.ErrUsage, err)
 	}
-	s := &Service{cfg: cfg}
+	s := &Service{cfg: cfg, binding: semaphore.NewWeighted(maxBinding)}
 	var undo []func() error
 	fail := func(err error) (*Service, error) {
 		for _, f := range undo {

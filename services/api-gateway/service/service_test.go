@@ -153,6 +153,33 @@ func TestKeysAreNotStored(t *testing.T) {
 	}
 }
 
+// A first request waits while as many hostnames are being bound as may be.
+func TestFirstContactsWait(t *testing.T) {
+	r := newRig(t, nil)
+	if err := r.svc.binding.Acquire(t.Context(), maxBinding); err != nil {
+		t.Fatal(err)
+	}
+	e := r.endpoint()
+	answered := make(chan answer)
+	go func() { answered <- r.agent(e, "GET", "/key", nil) }()
+	eventually(t, "a request is in hand", func() bool { return len(r.svc.agentHTTP.http.Handler.(*router).slots) == 1 })
+	r.registry.mu.Lock()
+	binds := r.registry.binds
+	r.registry.mu.Unlock()
+	select {
+	case a := <-answered:
+		t.Errorf("answered with %d %s although it is not its turn", a.code, a.body)
+	default:
+		if binds != 0 {
+			t.Errorf("the registry was asked to bind %d hostnames", binds)
+		}
+		r.svc.binding.Release(maxBinding)
+		if a := <-answered; a.code != 200 {
+			t.Errorf("%d %s", a.code, a.body)
+		}
+	}
+}
+
 func TestTooManyRequests(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.AgentRequests = 1 })
 	e := r.endpoint()

@@ -170,12 +170,19 @@ func (s *Service) bind(ctx context.Context, q message.EndpointRequest) (message.
 	if len(q.Hostname) > maxHostname {
 		return message.EndpointReply{}, fault.New(fault.Invalid, "hostname: longer than %d bytes", maxHostname)
 	}
-	return s.rename(ctx, q.UUID, func(bound string) (string, error) {
+	choose := func(bound string) (string, error) {
 		if bound != "" && bound != q.Hostname {
 			return "", fault.New(fault.Conflict, "endpoint %s is bound to another hostname", q.UUID)
 		}
 		return q.Hostname, nil
-	})
+	}
+	// When a whole fleet comes for the first time, asking whether the view is
+	// current costs as much as the rest. It most likely is, and a change by an
+	// older one is not taken.
+	if reply, err := s.renamed(ctx, q.UUID, choose); err == nil {
+		return reply, nil
+	}
+	return s.rename(ctx, q.UUID, choose)
 }
 
 // release makes an endpoint's hostname free to be recorded again.
@@ -185,27 +192,32 @@ func (s *Service) release(ctx context.Context, q message.EndpointRequest) (messa
 
 // rename sets an endpoint's hostname to what choose makes of the current one.
 func (s *Service) rename(ctx context.Context, uuid string, choose func(string) (string, error)) (reply message.EndpointReply, err error) {
-	err = s.attempt(ctx, func() error {
-		e, shown, ok := s.index.get(uuid)
-		if !ok {
-			return unknown(uuid)
-		}
-		name, err := choose(e.Record.Hostname)
-		if err != nil {
-			return err
-		}
-		if name != e.Record.Hostname {
-			e.Record.Hostname = name
-			if e.Revision, err = s.update(ctx, uuid, e.Record, e.Revision); err != nil {
-				return err
-			}
-		}
-		shown.Hostname = name
-		reply = message.EndpointReply{Endpoint: shown, Revision: e.Revision}
-		return nil
+	err = s.attempt(ctx, func() (err error) {
+		reply, err = s.renamed(ctx, uuid, choose)
+		return err
 	})
 	if err != nil {
 		return message.EndpointReply{}, err
 	}
 	return reply, nil
+}
+
+// renamed is rename by what the view holds.
+func (s *Service) renamed(ctx context.Context, uuid string, choose func(string) (string, error)) (reply message.EndpointReply, err error) {
+	e, shown, ok := s.index.get(uuid)
+	if !ok {
+		return reply, unknown(uuid)
+	}
+	name, err := choose(e.Record.Hostname)
+	if err != nil {
+		return reply, err
+	}
+	if name != e.Record.Hostname {
+		e.Record.Hostname = name
+		if e.Revision, err = s.update(ctx, uuid, e.Record, e.Revision); err != nil {
+			return reply, err
+		}
+	}
+	shown.Hostname = name
+	return message.EndpointReply{Endpoint: shown, Revision: e.Revision}, nil
 }

@@ -1,76 +1,64 @@
 package store
 
 import (
-	"log/slog"
-	"os"
-	"path/filepath"
 	"time"
+	_ "unsafe" // go:linkname
 
 	"github.com/dgraph-io/badger/v4"
 )
 
 // Each of Badger's compactors wakes 20 times a second whether there is work or
-// not, and there are two of them for each store at the least. A store that has
-// little to compact does without them and is looked at every compactEvery.
+// not, and a store has two of them at the least. They rest when there was nothing
+// to compact for restAfter.
 const (
-	compactEvery = 10 * time.Second
-	// maxFlattened is the size in bytes from which on a store that is opened
-	// has compactors: below, a compaction rewrites all of it.
-	maxFlattened = 256 << 20
-	// A store is compacted when minTables have been written since the last
-	// time, and they hold a part of at least 1/maxRatio of the rest, so that on
-	// average a byte is rewritten about maxRatio times.
-	minTables = 5
-	maxRatio  = 4
+	// lookEvery is how often it is looked whether there is something to compact,
+	// lookOften of stores that are Large.
+	lookEvery = 10 * time.Second
+	lookOften = 2 * time.Second
+	restAfter = 5 * time.Second
 )
 
-// tableBytes returns the size of the tables in a folder.
-func tableBytes(dir string) (int64, error) {
-	files, err := filepath.Glob(filepath.Join(dir, "*.sst"))
-	if err != nil {
-		return 0, err
-	}
-	total := int64(0)
-	for _, f := range files {
-		info, err := os.Stat(f)
-		if err != nil {
-			return 0, err
-		}
-		total += info.Size()
-	}
-	return total, nil
-}
+// Badger stops its compactors before it flattens a store, and starts them again
+// after, with these. It exports nothing that does only that.
 
-// compactSeldom compacts the store where it is due, until it is closed.
-func (db *DB) compactSeldom(every time.Duration, log *slog.Logger) {
+//go:linkname stopCompactors github.com/dgraph-io/badger/v4.(*DB).stopCompactions
+func stopCompactors(*badger.DB)
+
+//go:linkname startCompactors github.com/dgraph-io/badger/v4.(*DB).startCompactions
+func startCompactors(*badger.DB)
+
+// compact lets the compactors rest while there is nothing to compact, until the
+// store is closed.
+func (db *DB) compact(every, after time.Duration) {
 	t := time.NewTicker(every)
 	defer t.Stop()
+	resting, worked := false, time.Now()
 	for {
 		select {
 		case <-db.stop:
 			return
 		case <-t.C:
 		}
-		if !compactionDue(db.Levels()) {
-			continue
-		}
-		if err := db.Flatten(1); err != nil && log != nil {
-			log.Warn("store not compacted, tried again later", "dir", db.Opts().Dir, "error", err)
+		switch due := compactionDue(db.Levels()); {
+		case due:
+			if worked = time.Now(); resting {
+				startCompactors(db.DB)
+				resting = false
+			}
+		case !resting && time.Since(worked) > after:
+			stopCompactors(db.DB)
+			resting = true
 		}
 	}
 }
 
-// compactionDue tells whether so many tables have been written that merging
-// them with the rest is worth it.
+// compactionDue tells whether a level has so much that Badger's compactors would
+// move some of it.
 func compactionDue(levels []badger.LevelInfo) bool {
-	var fresh, rest int64
-	tables := 0
 	for _, l := range levels {
-		if l.Level == 0 {
-			fresh, tables = l.Size, l.NumTables
-		} else {
-			rest += l.Size
+		if l.Score >= 1 {
+			return true
 		}
 	}
-	return tables >= minTables && fresh*maxRatio >= rest
+	return false
 }

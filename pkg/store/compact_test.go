@@ -4,8 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"fmt"
-	"os"
-	"path/filepath"
+	"runtime/pprof"
 	"testing"
 	"time"
 
@@ -27,23 +26,35 @@ func fill(t *testing.T, db *DB, n int) (values int, value []byte) {
 	return values, value
 }
 
-// A small store runs no compactors, is compacted all the same when enough has
-// been written, and keeps what it holds.
-func TestSmallStoreIsCompactedSeldom(t *testing.T) {
-	db, err := Open(Options{Dir: t.TempDir()})
+// eventually waits until a store is as it should be.
+func eventually(t *testing.T, db *DB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not %s: %+v", what, db.Levels())
+		}
+	}
+}
+
+// rest tells whether no store has compactors at work.
+func rest() bool {
+	var all bytes.Buffer
+	_ = pprof.Lookup("goroutine").WriteTo(&all, 1) // a buffer takes it
+	return !bytes.Contains(all.Bytes(), []byte("runCompactor"))
+}
+
+// Compactors rest while there is nothing to compact, work when there is, and
+// rest again. The store keeps what it holds.
+func TestCompactorsRest(t *testing.T) {
+	db, err := open(Options{Dir: t.TempDir()}, time.Millisecond, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := db.Opts().NumCompactors; n != 0 {
-		t.Errorf("%d compactors", n)
-	}
-	values, value := fill(t, db, minTables)
-	db.stopped.Go(func() { db.compactSeldom(time.Millisecond, nil) })
-	for end := time.Now().Add(30 * time.Second); db.Levels()[0].NumTables >= minTables; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not compacted: %+v", db.Levels())
-		}
-	}
+	eventually(t, db, "at rest", rest)
+	tables := db.Opts().NumLevelZeroTables
+	values, value := fill(t, db, tables)
+	eventually(t, db, "compacted", func() bool { return db.Levels()[0].NumTables < tables })
+	eventually(t, db, "at rest again", rest)
 	for i := range values {
 		if err := db.View(func(txn *badger.Txn) error {
 			item, err := txn.Get(fmt.Appendf(nil, "%08d", i))
@@ -65,45 +76,37 @@ func TestSmallStoreIsCompactedSeldom(t *testing.T) {
 	}
 }
 
-// Few new tables are not worth rewriting all others.
-func TestCompactionIsWorthIt(t *testing.T) {
-	const table = 4 << 20
-	for _, tc := range []struct {
-		fresh, rest int
-		due         bool
-	}{
-		{0, 0, false}, {minTables - 1, 0, false}, {minTables, 0, true}, {minTables, minTables * maxRatio, true},
-		{minTables, minTables*maxRatio + 1, false}, {minTables + 1, minTables*maxRatio + 1, true},
-	} {
-		levels := []badger.LevelInfo{
-			{Level: 0, NumTables: tc.fresh, Size: int64(tc.fresh) * table},
-			{Level: 5, Size: int64(tc.rest/2) * table},
-			{Level: 6, Size: int64(tc.rest-tc.rest/2) * table},
-		}
-		if due := compactionDue(levels); due != tc.due {
-			t.Errorf("%d new tables, %d others: %t", tc.fresh, tc.rest, due)
+// A store can be closed while its compactors rest, and while they work.
+func TestCloseAtAnyTime(t *testing.T) {
+	for _, after := range []time.Duration{0, time.Hour} {
+		dir := t.TempDir()
+		for range 2 {
+			db, err := open(Options{Dir: dir}, time.Millisecond, after)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if after == 0 {
+				eventually(t, db, "at rest", rest)
+			}
+			if err := db.Close(); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 }
 
-// A store that has become large has compactors of its own.
-func TestLargeStoreHasCompactors(t *testing.T) {
-	dir := t.TempDir()
-	table := filepath.Join(dir, "000099.sst") // of no content, Badger drops it
-	if err := os.WriteFile(table, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(table, maxFlattened); err != nil {
-		t.Fatal(err)
-	}
-	db, err := Open(Options{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := db.Opts().NumCompactors; n < 2 {
-		t.Errorf("%d compactors", n)
-	}
-	if err := db.Close(); err != nil {
-		t.Error(err)
+// A level that is full is reason to compact.
+func TestCompactionDue(t *testing.T) {
+	for _, tc := range []struct {
+		scores []float64
+		due    bool
+	}{{nil, false}, {[]float64{0, 0}, false}, {[]float64{0.99, 0.5}, false}, {[]float64{1, 0}, true}, {[]float64{0, 1.2}, true}} {
+		levels := make([]badger.LevelInfo, len(tc.scores))
+		for i, s := range tc.scores {
+			levels[i].Score = s
+		}
+		if due := compactionDue(levels); due != tc.due {
+			t.Errorf("%v: %t", tc.scores, due)
+		}
 	}
 }

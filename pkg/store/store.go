@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"os"
 	"strings"
 	"sync"
@@ -47,6 +46,15 @@ func (db *DB) Close() error {
 
 // Open opens or creates a store. The caller closes it once.
 func Open(o Options) (*DB, error) {
+	if o.Large {
+		return open(o, lookOften, restAfter)
+	}
+	return open(o, lookEvery, restAfter)
+}
+
+// open opens a store whose compactors rest after some time, and are looked after
+// at every interval.
+func open(o Options, every, after time.Duration) (*DB, error) {
 	if err := os.MkdirAll(o.Dir, 0o750); err != nil {
 		return nil, fmt.Errorf("store %s: %w", o.Dir, err)
 	}
@@ -60,22 +68,15 @@ func Open(o Options) (*DB, error) {
 		WithMemTableSize(4 << 20).
 		WithValueThreshold(256 << 10).
 		WithNumMemtables(2).
+		WithNumLevelZeroTablesStall(30). // as compactors may rest when it fills
 		WithValueLogFileSize(64 << 20)
 	if o.Large {
 		// Values are compressed already. Small tables keep the buffers of
 		// flushes and compactions small, of which Badger holds up to eight;
 		// more of them on level 0 keep writers from waiting.
 		opts = opts.WithMemTableSize(8 << 20).WithValueThreshold(1 << 20).WithCompression(options.None).WithBaseTableSize(1 << 20).
-			WithNumMemtables(5).WithNumLevelZeroTables(10).WithNumLevelZeroTablesStall(30).
+			WithNumMemtables(5).WithNumLevelZeroTables(10).
 			WithBlockCacheSize(0).WithIndexCacheSize(16 << 20).WithValueLogFileSize(256 << 20)
-	}
-	size, err := tableBytes(o.Dir)
-	if err != nil {
-		return nil, fmt.Errorf("store %s: %w", o.Dir, err)
-	}
-	seldom := !o.Large && size < maxFlattened
-	if seldom {
-		opts = opts.WithNumCompactors(0).WithNumLevelZeroTablesStall(math.MaxInt)
 	}
 	db, err := badger.Open(opts)
 	if err != nil {
@@ -86,9 +87,7 @@ func Open(o Options) (*DB, error) {
 		return nil, fmt.Errorf("store %s: %w", o.Dir, err)
 	}
 	d := &DB{DB: db, stop: make(chan struct{})}
-	if seldom {
-		d.stopped.Go(func() { d.compactSeldom(compactEvery, o.Log) })
-	}
+	d.stopped.Go(func() { d.compact(every, after) })
 	return d, nil
 }
 

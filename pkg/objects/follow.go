@@ -69,6 +69,7 @@ func (s *Store) Follow(ctx context.Context, log *slog.Logger, update func(contex
 		consume.Stop()
 		s.forget(ctx, c)
 	}()
+	closed := consume.Closed() // each call makes a goroutine that waits
 	var retry <-chan time.Time
 	for {
 		select {
@@ -76,7 +77,7 @@ func (s *Store) Follow(ctx context.Context, log *slog.Logger, update func(contex
 			return nil
 		case err := <-failed:
 			return err
-		case <-consume.Closed():
+		case <-closed:
 			return errors.New("the consumer was closed")
 		case <-seen.changed:
 		case <-retry:

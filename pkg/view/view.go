@@ -331,6 +331,7 @@ func (v *View) follow(ctx context.Context) error {
 		return fmt.Errorf("consume: %w", err)
 	}
 	defer consume.Stop()
+	closed := consume.Closed() // each call makes a goroutine that waits
 	check := time.NewTicker(v.cfg.CheckEvery)
 	defer check.Stop()
 	idle := false
@@ -348,7 +349,7 @@ func (v *View) follow(ctx context.Context) error {
 			return nil
 		case err := <-failed:
 			return err
-		case <-consume.Closed():
+		case <-closed:
 			return errors.New("the consumer was closed")
 		case m := <-msgs:
 			group = append(group, m)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -234,4 +235,26 @@ func TestStoreInUse(t *testing.T) {
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/golang/glog.(*fileSink).flushDaemon"),
 		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"))
+}
+
+// What is folded leaves no goroutines behind.
+func TestFoldsLeaveNoGoroutines(t *testing.T) {
+	c := setup(t)
+	c.open()
+	defer c.stop()
+	const folds = 100
+	fold := func() {
+		t.Helper()
+		if err := c.Wait(t.Context(), publish(t, c.bus, "s.a", 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fold()
+	before := runtime.NumGoroutine()
+	for range folds {
+		fold()
+	}
+	if more := runtime.NumGoroutine() - before; more > folds/2 {
+		t.Errorf("%d more goroutines after %d folds", more, folds)
+	}
 }

@@ -32,13 +32,8 @@ func startCompactors(*badger.DB)
 func (db *DB) compact(every, after time.Duration) {
 	t := time.NewTicker(every)
 	defer t.Stop()
-	resting, worked := false, time.Now()
+	resting, worked := false, time.Time{} // they rest at once where a store has nothing to compact
 	for {
-		select {
-		case <-db.stop:
-			return
-		case <-t.C:
-		}
 		switch due := compactionDue(db.Levels()); {
 		case due:
 			if worked = time.Now(); resting {
@@ -48,6 +43,11 @@ func (db *DB) compact(every, after time.Duration) {
 		case !resting && time.Since(worked) > after:
 			stopCompactors(db.DB)
 			resting = true
+		}
+		select {
+		case <-db.stop:
+			return
+		case <-t.C:
 		}
 	}
 }

@@ -101,6 +101,14 @@ const (
 	ClearAfterWrite Point = "report-scorer/clear-after-write"
 )
 
+// Merging of chunks. HitIn is given the kind of their lines.
+const (
+	// MergeBeforeCommit: a merged chunk is not in the store, those that it was made of are.
+	MergeBeforeCommit Point = "log-ingest/merge-before-commit"
+	// MergeAfterCommit: a merged chunk is in the store, the writer does not know yet.
+	MergeAfterCommit Point = "log-ingest/merge-after-commit"
+)
+
 // The removal of what an endpoint has stored.
 const (
 	// RemovalBeforeWrite: a removal is asked for and not recorded.
@@ -168,7 +176,7 @@ func List() []string {
 		list = append(list, part(RemovalBeforeClear, name), part(RemovalAfterClear, name))
 	}
 	for _, kind := range []string{"event", "alert"} {
-		list = append(list, part(RemovalMidForget, kind))
+		list = append(list, part(RemovalMidForget, kind), part(MergeBeforeCommit, kind), part(MergeAfterCommit, kind))
 	}
 	for _, v := range views {
 		list = append(list, part(ViewBeforeCommit, v), part(ViewAfterCommit, v))

@@ -75,7 +75,7 @@ func open(o Options, every, after time.Duration) (*DB, error) {
 		// flushes and compactions small, of which Badger holds up to eight;
 		// more of them on level 0 keep writers from waiting.
 		opts = opts.WithMemTableSize(8 << 20).WithValueThreshold(1 << 20).WithCompression(options.None).WithBaseTableSize(1 << 20).
-			WithNumMemtables(5).WithNumLevelZeroTables(10).
+			WithNumMemtables(5).WithNumLevelZeroTables(10).WithCompactL0OnClose(true).
 			WithBlockCacheSize(0).WithIndexCacheSize(16 << 20).WithValueLogFileSize(256 << 20)
 	}
 	db, err := badger.Open(opts)

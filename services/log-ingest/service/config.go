@@ -27,6 +27,9 @@ type Config struct {
 	// RetentionAlerts is how long artifacts are kept, as long as alerts, 0 for
 	// ever. Events and alerts are kept as long as their streams keep them.
 	RetentionAlerts time.Duration
+	// MergeAfter is how long nothing must have come for an hour of an endpoint
+	// until its chunks are merged; 0 means DefaultMergeAfter.
+	MergeAfter time.Duration
 }
 
 // Flags adds the service's flags and returns the function that makes the
@@ -34,6 +37,8 @@ type Config struct {
 func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 	alerts := config.Duration(DefaultRetentionAlerts)
 	fs.Var(&alerts, "retention-alerts", "how long artifacts are kept, 0 for ever; alerts are kept as long as the rule-engine says")
+	var after config.Duration
+	AddMergeAfter(fs, &after)
 	shards := fs.Int("shards", 1, "number of shares that the partitions of endpoints are cut into")
 	ordinal := fs.Int("ordinal", -1, "number of this replica, which owns share ordinal modulo shards\n-1: the number that the host name ends with")
 	for _, name := range []string{"shards", "ordinal"} {
@@ -47,8 +52,20 @@ func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
 		if err != nil {
 			return nil, err
 		}
-		return New(Config{Env: env, Partitions: partitions, RetentionAlerts: time.Duration(alerts)})
+		return New(Config{Env: env, Partitions: partitions, RetentionAlerts: time.Duration(alerts), MergeAfter: time.Duration(after)})
 	}
+}
+
+// AddMergeAfter adds the flag of Config.MergeAfter, which fills after.
+func AddMergeAfter(fs *flag.FlagSet, after *config.Duration) {
+	*after = config.Duration(DefaultMergeAfter)
+	fs.Var(after, "merge-after", "how long nothing must have come for an hour of an endpoint until its events are stored in fewer pieces, compressed better")
+	config.Check(fs, "merge-after", func() error {
+		if *after == 0 {
+			return errors.New("want a duration such as 30s, more than 0")
+		}
+		return nil
+	})
 }
 
 var trailingNumber = regexp.MustCompile(`[0-9]{1,9}$`)

@@ -41,6 +41,8 @@ type folder struct {
 	// done notes what a committed batch has stored.
 	done func(f *folder, b *logstore.Batch)
 	own  *partitionSet
+	// exclusive is the view's Exclusive.
+	exclusive func(func() error) error
 	// removed returns the generation of an endpoint's last removal.
 	removed func(endpoint string) uint64
 	// generations are those of the lines that the store has of endpoints;
@@ -171,7 +173,7 @@ func entryBytes(msgs []view.Msg) int64 {
 
 // sweep deletes what retention has removed from the stream.
 func (f *folder) sweep(ctx context.Context, below uint64) error {
-	deleted, err := f.writer.Sweep(ctx, below, f.own.owns)
+	deleted, err := f.writer.Sweep(ctx, below, f.own.owns, f.exclusive)
 	f.metrics.swept.WithLabelValues(f.stream).Add(float64(deleted))
 	return err
 }

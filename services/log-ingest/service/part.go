@@ -31,6 +31,8 @@ type part struct {
 	// follow deletes the lines that retention removes from the stream of a
 	// folder and its view, until ctx ends.
 	follow func(ctx context.Context, f *folder, v *view.View)
+	// merge merges chunks until ctx ends.
+	merge func(ctx context.Context)
 	// current tells that the part has caught up since the service was
 	// started. Only the mover uses it.
 	current bool
@@ -53,6 +55,7 @@ func (s *Service) newPart(p piece) (*part, error) {
 			return f.sweep(ctx, below)
 		})
 	}
+	t.merge = func(ctx context.Context) { s.merge(ctx, t) }
 	var filters []string
 	if !t.set.all() {
 		for _, n := range p.Partitions {
@@ -72,7 +75,13 @@ func (s *Service) newPart(p piece) (*part, error) {
 		DB: s.db, JS: s.cfg.Bus.JS, Room: s.cfg.Room, Log: s.cfg.Log, Metrics: s.metrics.views, Trace: s.cfg.Bus.Trace, Fold: alerts.fold, Pace: pace,
 		Removed: s.removals.Reach(stream.Alerts),
 	})
-	return t, err
+	if err != nil {
+		return nil, err
+	}
+	for i, v := range t.views() {
+		t.folders[i].exclusive = v.Exclusive
+	}
+	return t, nil
 }
 
 func (t *part) views() [2]*view.View { return [2]*view.View{t.events, t.alerts} }
@@ -92,6 +101,12 @@ func (t *part) forget(endpoint string, generation uint64) error {
 func (t *part) start(ctx context.Context, g *errgroup.Group) {
 	ctx, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
+	work.Add(1)
+	g.Go(func() error {
+		defer work.Done()
+		t.merge(ctx)
+		return nil
+	})
 	for i, v := range t.views() {
 		work.Add(2)
 		g.Go(func() error {

@@ -36,6 +36,7 @@ type Service struct {
 	removals  *removal.Removals
 	reader    *logstore.Reader
 	metrics   *metrics
+	merging   *merging
 	watch     *streamwatch.Watch
 }
 
@@ -46,6 +47,9 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.MergeAfter == 0 {
+		cfg.MergeAfter = DefaultMergeAfter
+	}
 	s := &Service{cfg: cfg, holding: holding{own: own}}
 	if s.db, err = openStore(&cfg); err != nil {
 		return nil, err
@@ -53,6 +57,8 @@ func New(cfg Config) (*Service, error) {
 	s.metrics = newMetrics(cfg.Metrics, s.db)
 	s.watch = streamwatch.New(cfg.Metrics, subsystem, cfg.Bus.JS, cfg.Log, artifactStream)
 	s.reader = logstore.NewReader(s.db)
+	s.merging = newMerging(cfg.Metrics)
+	registerWaiting(cfg.Metrics, s.reader)
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}

@@ -11,6 +11,7 @@ import (
 
 	gateway "github.com/nightjar-edr/nightjar/services/api-gateway/service"
 	dispatch "github.com/nightjar-edr/nightjar/services/command-dispatch/service"
+	ingest "github.com/nightjar-edr/nightjar/services/log-ingest/service"
 
 	"github.com/nightjar-edr/nightjar/pkg/config"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
@@ -51,7 +52,10 @@ type Config struct {
 	// commands of an endpoint that wait.
 	MaxCommandFiles config.Bytes
 	MaxQueued       int
-	Sync            config.Sync
+	// MergeAfter is how long nothing must have come for an hour of an endpoint
+	// until what is stored of it is merged.
+	MergeAfter config.Duration
+	Sync       config.Sync
 	// Traces chooses the traces that are made; nil means none. New sets its
 	// Log.
 	Traces *tracing.Options
@@ -89,6 +93,7 @@ func AddFlags(fs *flag.FlagSet) *Config {
 	fs.Var(&c.MinFree, "min-free", "bytes of the file system of data-dir that stay free, at most a fifth of it; ingest is refused while fewer are")
 	fs.Var(&c.MaxCommandFiles, "max-command-files", "bytes that the files of all commands and results may have; more are refused beyond")
 	fs.IntVar(&c.MaxQueued, "max-queued", dispatch.DefaultMaxQueued, "how many commands may wait for an endpoint; more are refused")
+	ingest.AddMergeAfter(fs, &c.MergeAfter)
 	fs.Var(&c.Sync, "sync", "always: every acknowledgement is on stable storage; or an interval such as 10s, which a power cut may lose")
 	c.Traces = tracing.AddFlags(fs)
 	return c

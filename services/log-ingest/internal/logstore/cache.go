@@ -1,7 +1,9 @@
 package logstore
 
 import (
+	"encoding/binary"
 	"math"
+	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
@@ -41,6 +43,12 @@ func newCache(maxBytes int) *cache {
 
 func (c *cache) get(k cacheKey) (cached, bool) { return c.lru.Get(k) }
 
+// peek is get for who does not use the value.
+func (c *cache) peek(k cacheKey) (cached, bool) { return c.lru.Peek(k) }
+
+// remove removes a value, if it is there.
+func (c *cache) remove(k cacheKey) { c.lru.Remove(k) }
+
 // put adds or replaces a value and drops what was not used for longest. The
 // value itself stays even when it alone is beyond the bound.
 func (c *cache) put(k cacheKey, v cached) {
@@ -62,11 +70,19 @@ func (c *cache) drop(endpoint string) {
 	}
 }
 
-// hashSet is the set of the hashes of a chunk's lines.
+// hashSet is the set of the hashes of a chunk's lines, or of timed tags.
 type hashSet struct {
 	set map[event.Hash]struct{}
-	// last is the latest arrival of the chunk's lines.
-	last uint64
+	// tagged tells that the chunk is a merged one.
+	tagged bool
+	// first and last are the earliest and latest arrival of the chunk's lines.
+	first, last uint64
+}
+
+// timedTag joins a tag with a time within an hour.
+func timedTag(tag event.Hash, off int64) event.Hash {
+	binary.BigEndian.PutUint64(tag[tagSize:], uint64(off))
+	return tag
 }
 
 func (h *hashSet) bytes() int { return 32 + len(h.set)*hashSize*7/4 }
@@ -84,6 +100,11 @@ type hourState struct {
 	// keyedMin and keyedMax bound the times of the chunks whose hashes are
 	// keys; keyedMax is -1 when there are none.
 	keyedMin, keyedMax int64
+	// fresh is how many chunks were not merged, marked tells that the store says
+	// so, and written when the last one came, zero when that is not known.
+	fresh   int
+	marked  bool
+	written time.Time
 }
 
 func newHourState() *hourState { return &hourState{max: -1, floor: -1, keyedMax: -1} }

@@ -19,7 +19,7 @@ const dropDeletes = 1000
 // endpoints meanwhile; those of others may be. Where it ends early, with the
 // error of ctx or of the store, it can be called again.
 func Drop(ctx context.Context, db *store.DB, gone func(endpoint string) bool) (deleted int, err error) {
-	for _, prefix := range []byte{prefixIndex, prefixBody, prefixHash, prefixGeneration} {
+	for _, prefix := range []byte{prefixIndex, prefixBody, prefixHash, prefixFresh, prefixGeneration} {
 		for _, kind := range []Kind{Events, Alerts} {
 			for from := []byte{prefix, byte(kind)}; from != nil; {
 				if err := ctx.Err(); err != nil {

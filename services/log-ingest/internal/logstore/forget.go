@@ -23,7 +23,7 @@ const forgetAtOnce = 1000
 // called again after it has ended early.
 func (w *Writer) Forget(endpoint string, generation uint64) error {
 	// A body is only looked for when there is an index.
-	for _, first := range []byte{prefixIndex, prefixBody, prefixHash} {
+	for _, first := range []byte{prefixIndex, prefixBody, prefixHash, prefixFresh} {
 		if err := w.forget(appendPrefix(nil, first, w.kind, endpoint)); err != nil {
 			return fmt.Errorf("forget lines: %w", err)
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/dgraph-io/badger/v4"
@@ -32,6 +33,9 @@ func (h *hourState) clone() *hourState {
 // add notes a chunk; seal must follow.
 func (h *hourState) add(s span) {
 	h.max = max(h.max, s.max)
+	if !s.merged {
+		h.fresh++
+	}
 	if !s.keyed {
 		h.chunks = append(h.chunks, s)
 		return
@@ -112,31 +116,53 @@ func (w *Writer) loadHour(txn *badger.Txn, endpoint string, h int64) (*hourState
 		state.add(s)
 	}
 	state.seal()
+	_, err := txn.Get(freshKey(w.kind, endpoint, h))
+	if state.marked = err == nil; err != nil && !errors.Is(err, badger.ErrKeyNotFound) {
+		return nil, err
+	}
 	return state, nil
 }
 
+// inChunk tells whether a chunk has a line, which is not to be swept.
+func (w *Writer) inChunk(txn *badger.Txn, s *span, off int64, hash event.Hash) (has bool, err error) {
+	set, err := w.hashes(txn, s)
+	if err != nil {
+		return false, fmt.Errorf("hashes of a chunk: %w", err)
+	}
+	if set.tagged {
+		if known, err := w.tags.load(false); err != nil || !known {
+			return false, errors.Join(err, errTags)
+		}
+		hash = timedTag(w.tags.tag(hash), off)
+	}
+	_, has = set.set[hash]
+	return has, nil
+}
+
 // hashes returns the hashes of a chunk, from the cache or the store, none where
-// it is to be swept.
+// it is to be swept. Of a merged chunk, lines are swept one by one.
 func (w *Writer) hashes(txn *badger.Txn, s *span) (*hashSet, error) {
 	key := cacheKey{id: s.id, hashes: true}
+	swept := w.swept.Load()
 	var set *hashSet
 	if v, ok := w.cache.get(key); ok {
 		set = v.(*hashSet)
-	} else {
+	}
+	if set == nil || set.tagged && set.first < swept {
 		var err error
-		if set, err = w.loadHashes(txn, s); err != nil {
-			return nil, fmt.Errorf("hashes of a chunk: %w", err)
+		if set, err = w.loadHashes(txn, s, swept); err != nil {
+			return nil, err
 		}
 		w.cache.put(key, set)
 	}
-	if set.last < w.swept.Load() {
+	if set.last < swept {
 		return &hashSet{}, nil
 	}
 	return set, nil
 }
 
-func (w *Writer) loadHashes(txn *badger.Txn, s *span) (*hashSet, error) {
-	set := &hashSet{}
+func (w *Writer) loadHashes(txn *badger.Txn, s *span, swept uint64) (*hashSet, error) {
+	set := &hashSet{first: math.MaxUint64}
 	item, err := txn.Get(s.indexKey(w.kind))
 	if errors.Is(err, badger.ErrKeyNotFound) {
 		return set, nil // swept
@@ -148,10 +174,17 @@ func (w *Writer) loadHashes(txn *badger.Txn, s *span) (*hashSet, error) {
 		if err != nil {
 			return err
 		}
-		set.set = make(map[event.Hash]struct{}, len(r.hashes)/hashSize)
+		set.set, set.tagged = make(map[event.Hash]struct{}, r.lines()), r.merged()
 		for r.next() {
-			set.set[r.last.hash] = struct{}{}
-			set.last = max(set.last, r.last.arrival)
+			l := &r.last
+			if set.tagged && l.arrival < swept {
+				continue
+			}
+			if set.tagged {
+				l.hash = timedTag(l.hash, l.off)
+			}
+			set.set[l.hash] = struct{}{}
+			set.first, set.last = min(set.first, l.arrival), max(set.last, l.arrival)
 		}
 		return r.err
 	})

@@ -7,6 +7,7 @@ import (
 	"math"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/event"
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 )
 
 // errIndex means that the index of a chunk is damaged.
@@ -14,7 +15,10 @@ var errIndex = errors.New("malformed index of a chunk")
 
 const (
 	indexVersion = 1
-	hashSize     = len(event.Hash{})
+	// indexMerged is the version of the index of a merged chunk, which has
+	// tags in place of hashes and the rest compressed.
+	indexMerged = 2
+	hashSize    = len(event.Hash{})
 	// minIndexed is the least that an index spends on a line.
 	minIndexed = hashSize + 3
 )
@@ -27,7 +31,8 @@ type indexed struct {
 	// off is the line's time, in nanoseconds within the chunk's hour.
 	off     int64
 	arrival uint64
-	hash    event.Hash
+	// hash is the line's hash or, in a merged chunk, its tag.
+	hash event.Hash
 	// from is where the line starts in the body, size its length with the
 	// newline.
 	from, size uint32
@@ -42,6 +47,21 @@ func appendIndex(b []byte, lines []entry) []byte {
 	for i := range lines {
 		b = append(b, lines[i].hash[:]...)
 	}
+	return appendPlaces(b, lines)
+}
+
+// appendMergedIndex appends the index of lines of a merged chunk, whose hashes
+// are tags.
+func appendMergedIndex(b []byte, lines []entry) []byte {
+	b = append(b, indexMerged)
+	b = binary.AppendUvarint(b, uint64(len(lines)))
+	for i := range lines {
+		b = append(b, lines[i].hash[:tagSize]...)
+	}
+	return message.Compress(b, appendPlaces(nil, lines))
+}
+
+func appendPlaces(b []byte, lines []entry) []byte {
 	var off int64
 	var arrival uint64
 	for i := range lines {
@@ -54,28 +74,47 @@ func appendIndex(b []byte, lines []entry) []byte {
 	return b
 }
 
-// indexReader walks over an index. It allocates nothing.
+// indexReader walks over an index.
 type indexReader struct {
 	hashes, rest []byte
-	last         indexed
-	err          error
+	// width is the length of a hash.
+	width int
+	last  indexed
+	err   error
 }
+
+// merged tells that the index is that of a merged chunk.
+func (r *indexReader) merged() bool { return r.width == tagSize }
 
 // newIndexReader reads the head of an index.
 func newIndexReader(b []byte) (indexReader, error) {
-	if len(b) == 0 || b[0] != indexVersion {
+	if len(b) == 0 || b[0] != indexVersion && b[0] != indexMerged {
 		return indexReader{}, fmt.Errorf("%w: unknown version", errIndex)
 	}
+	r := indexReader{width: hashSize}
+	if b[0] == indexMerged {
+		r.width = tagSize
+	}
 	count, n := binary.Uvarint(b[1:])
-	if n <= 0 || count > uint64(len(b)/minIndexed) {
+	if n <= 0 || count > uint64(len(b)/r.width) {
 		return indexReader{}, fmt.Errorf("%w: count", errIndex)
 	}
 	b = b[1+n:]
-	if int(count)*hashSize > len(b) {
+	if int(count)*r.width > len(b) {
 		return indexReader{}, fmt.Errorf("%w: cut off", errIndex)
 	}
-	return indexReader{hashes: b[:int(count)*hashSize], rest: b[int(count)*hashSize:]}, nil
+	r.hashes, r.rest = b[:int(count)*r.width], b[int(count)*r.width:]
+	if r.merged() {
+		var err error
+		if r.rest, err = message.Decompress(nil, r.rest); err != nil {
+			return indexReader{}, fmt.Errorf("%w: %w", errIndex, err)
+		}
+	}
+	return r, nil
 }
+
+// lines is how many lines are still to come.
+func (r *indexReader) lines() int { return len(r.hashes) / r.width }
 
 // next reads the next line into r.last and tells whether there is one; r.err
 // tells at the end whether the index was whole.
@@ -104,9 +143,10 @@ func (r *indexReader) next() bool {
 	r.rest = r.rest[n:]
 	r.last = indexed{
 		off: r.last.off + int64(off), arrival: r.last.arrival + uint64(arrival),
-		hash: event.Hash(r.hashes[:hashSize]), from: uint32(from), size: uint32(size),
+		from: uint32(from), size: uint32(size),
 	}
-	r.hashes = r.hashes[hashSize:]
+	copy(r.last.hash[:], r.hashes[:r.width])
+	r.hashes = r.hashes[r.width:]
 	return true
 }
 

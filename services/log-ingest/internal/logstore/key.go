@@ -31,6 +31,7 @@ const (
 	prefixIndex = 'c'
 	prefixBody  = 'b'
 	prefixHash  = 'u'
+	prefixFresh = 'm'
 )
 
 // MaxEndpoint is the longest name of an endpoint, in bytes.
@@ -46,9 +47,10 @@ var errKey = errors.New("malformed key of a chunk")
 type chunkID struct {
 	endpoint string
 	hour     int64
-	// first is the sequence of the first message of the transaction that
-	// wrote the chunk, sub the chunk's number within its transaction,
-	// endpoint and hour.
+	// first is a sequence that no message of the chunk's lines is before:
+	// that of the first one of the transaction that wrote the chunk, or the
+	// least of those of the chunks that were merged into it. sub tells chunks
+	// of the same endpoint, hour and first apart.
 	first uint64
 	sub   uint16
 }
@@ -60,7 +62,30 @@ type span struct {
 	min, max int64
 	// keyed tells that the hashes of the chunk's lines are keys of the store.
 	keyed bool
-	count uint32
+	// merged tells that the chunk was written by Merge, full that nothing is
+	// to be merged into it.
+	merged, full bool
+	count        uint32
+}
+
+// Flags in the key of an index.
+const (
+	flagKeyed = 1 << iota
+	flagMerged
+	flagFull
+)
+
+func (s *span) flags() (flags byte) {
+	if s.keyed {
+		flags |= flagKeyed
+	}
+	if s.merged {
+		flags |= flagMerged
+	}
+	if s.full {
+		flags |= flagFull
+	}
+	return flags
 }
 
 func appendPrefix(b []byte, first byte, kind Kind, endpoint string) []byte {
@@ -81,11 +106,7 @@ func (s *span) indexKey(kind Kind) []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(s.max))
 	b = binary.BigEndian.AppendUint64(b, s.id.first)
 	b = binary.BigEndian.AppendUint16(b, s.id.sub)
-	flags := byte(0)
-	if s.keyed {
-		flags = 1
-	}
-	b = append(b, flags)
+	b = append(b, s.flags())
 	return binary.BigEndian.AppendUint32(b, s.count)
 }
 
@@ -107,10 +128,12 @@ func parseIndexKey(key []byte, endpoint string) (span, error) {
 			first:    binary.BigEndian.Uint64(b[24:]),
 			sub:      binary.BigEndian.Uint16(b[32:]),
 		},
-		min:   int64(binary.BigEndian.Uint64(b[8:])),
-		max:   int64(binary.BigEndian.Uint64(b[16:])),
-		keyed: b[34]&1 != 0,
-		count: binary.BigEndian.Uint32(b[35:]),
+		min:    int64(binary.BigEndian.Uint64(b[8:])),
+		max:    int64(binary.BigEndian.Uint64(b[16:])),
+		keyed:  b[34]&flagKeyed != 0,
+		merged: b[34]&flagMerged != 0,
+		full:   b[34]&flagFull != 0,
+		count:  binary.BigEndian.Uint32(b[35:]),
 	}
 	if s.min < 0 || s.max < s.min || s.max >= hourLength {
 		return span{}, fmt.Errorf("%w: times outside of its hour", errKey)
@@ -125,6 +148,12 @@ func (id *chunkID) bodyKey(kind Kind) []byte {
 	b = appendSigned(b, id.hour)
 	b = binary.BigEndian.AppendUint64(b, id.first)
 	return binary.BigEndian.AppendUint16(b, id.sub)
+}
+
+// freshKey returns the key that tells that an hour has chunks that were not
+// merged.
+func freshKey(kind Kind, endpoint string, h int64) []byte {
+	return appendSigned(appendPrefix(make([]byte, 0, 3+len(endpoint)+8), prefixFresh, kind, endpoint), h)
 }
 
 // hashKey returns the key that tells that an endpoint's line is stored.

@@ -37,8 +37,11 @@ func TestModel(t *testing.T) {
 			return rapid.SampledFrom(bases).Draw(t, "base").Add(rapid.SampledFrom(steps).Draw(t, "step"))
 		})
 		for range rapid.IntRange(1, 40).Draw(t, "transactions") {
-			if rapid.IntRange(0, 9).Draw(t, "restart") == 0 {
+			switch rapid.IntRange(0, 9).Draw(t, "between") {
+			case 0:
 				f.restart()
+			case 1:
+				f.merge(t)
 			}
 			var in []input
 			for range rapid.IntRange(1, 12).Draw(t, "lines") {
@@ -51,6 +54,9 @@ func TestModel(t *testing.T) {
 				in = append(in, l)
 			}
 			f.write(t, in)
+		}
+		if rapid.Bool().Draw(t, "merged at last") {
+			f.merge(t)
 		}
 		for limit := 0; limit < 8; limit++ {
 			f.check(t, time.Time{}, time.Time{}, 0, limit)
@@ -79,12 +85,18 @@ func TestRepeatedAcrossTransactions(t *testing.T) {
 			return base.Add(59*time.Minute - time.Duration(n)*100*time.Millisecond)
 		},
 	} {
-		for _, cache := range []int{1, 32 << 10, 8 << 20} {
-			t.Run(fmt.Sprintf("%s, cache %d", name, cache), func(t *testing.T) {
+		for _, c := range []struct {
+			cache int
+			merge bool
+		}{{1, false}, {32 << 10, false}, {8 << 20, false}, {1, true}, {8 << 20, true}} {
+			t.Run(fmt.Sprintf("%s, cache %d, merged %t", name, c.cache, c.merge), func(t *testing.T) {
 				r := rand.New(rand.NewPCG(1, 2))
-				f := newFixture(openStore(t), Events, cache)
+				f := newFixture(openStore(t), Events, c.cache)
 				var all []input
-				for range transactions {
+				for n := range transactions {
+					if c.merge && n%20 == 19 {
+						f.merge(t)
+					}
 					var in []input
 					for range each {
 						in = append(in, numbered(at(r, len(all)), len(all)))
@@ -228,11 +240,25 @@ func TestDetectionsFit(t *testing.T) {
 	put(t, db, alerts, 1, marked)
 	q := Query{Endpoint: endpoint, Kind: Events, Detections: true}
 	q.Between(time.Time{}, time.Time{})
-	for limit := range 4 {
-		q.Limit = limit * 7
-		got := readAll(t, db, q)
-		if !slices.Equal(got, want) {
-			t.Fatalf("limit %d: %d lines, want %d, or others", q.Limit, len(got), len(want))
+	check := func(merged string) {
+		t.Helper()
+		for limit := range 4 {
+			q.Limit = limit * 7
+			got := readAll(t, db, q)
+			if !slices.Equal(got, want) {
+				t.Fatalf("%s merged, limit %d: %d lines, want %d, or others", merged, q.Limit, len(got), len(want))
+			}
 		}
 	}
+	check("nothing")
+	mergeAll(t, alerts)
+	check("alerts")
+	mergeAll(t, events)
+	check("both")
+	again := NewWriter(db, Alerts, 1<<20)
+	if err := again.Forget(endpoint, 1); err != nil {
+		t.Fatal(err)
+	}
+	put(t, db, again, 2, marked)
+	check("events")
 }

@@ -30,7 +30,10 @@ const (
 	maxPackedBytes  = 3 << 20
 )
 
-var errBody = errors.New("body of a chunk does not match its index")
+var (
+	errBody = errors.New("body of a chunk does not match its index")
+	errTags = errors.New("a merged chunk in a store without a key of tags")
+)
 
 // Query asks for a page of an endpoint's lines.
 type Query struct {
@@ -77,10 +80,13 @@ type Page struct {
 
 // Reader answers queries. It is safe for concurrent use; what it keeps in
 // memory is bounded by the size of a page, whatever the chunks look like.
-type Reader struct{ db *store.DB }
+type Reader struct {
+	db   *store.DB
+	tags *tagger
+}
 
 // NewReader returns a reader of a store.
-func NewReader(db *store.DB) *Reader { return &Reader{db: db} }
+func NewReader(db *store.DB) *Reader { return &Reader{db: db, tags: &tagger{db: db}} }
 
 // Page returns a page. It ends early with the error of ctx.
 func (r *Reader) Page(ctx context.Context, q Query) (Page, error) {
@@ -116,7 +122,7 @@ func (r *Reader) Page(ctx context.Context, q Query) (Page, error) {
 		items = wholeChunks(items)
 	}
 	if q.Detections {
-		if err := detections(ctx, txn, q.Endpoint, items); err != nil {
+		if err := r.detections(ctx, txn, q.Endpoint, items); err != nil {
 			return Page{}, err
 		}
 		size := int(items[0].size)
@@ -220,7 +226,7 @@ func pick(ctx context.Context, txn *badger.Txn, q *Query, into *selection) error
 			if line.pos.Compare(q.Before) >= 0 {
 				break
 			}
-			line.hash, line.from, line.size = l.hash, l.from, l.size
+			line.hash, line.tagged, line.from, line.size = l.hash, index.merged(), l.from, l.size
 			if !into.offer(&line) {
 				break
 			}
@@ -230,10 +236,15 @@ func pick(ctx context.Context, txn *badger.Txn, q *Query, into *selection) error
 }
 
 // detections lets items that are also alerts point at the alert's line.
-func detections(ctx context.Context, txn *badger.Txn, endpoint string, items []item) error {
+func (r *Reader) detections(ctx context.Context, txn *badger.Txn, endpoint string, items []item) error {
 	after, before := items[0].pos, items[len(items)-1].pos
 	after.Arrival, before.Arrival = 0, math.MaxUint64
+	// By hashes and, in a store with merged chunks, by tags.
 	var byHash map[event.Hash]*item
+	tags, err := r.tags.load(false)
+	if err != nil {
+		return err
+	}
 	return walk(ctx, txn, Alerts, endpoint, after, before, func(s *span, index *indexReader) (bool, error) {
 		for index.next() {
 			l := &index.last
@@ -248,9 +259,16 @@ func detections(ctx context.Context, txn *badger.Txn, endpoint string, items []i
 				byHash = make(map[event.Hash]*item, len(items))
 				for i := range items {
 					byHash[items[i].hash] = &items[i]
+					if tags && !items[i].tagged {
+						byHash[r.tags.tag(items[i].hash)] = &items[i]
+					}
 				}
 			}
-			if it := byHash[l.hash]; it != nil && it.pos.sameTime(at) {
+			it := byHash[l.hash]
+			if it == nil && tags && !index.merged() {
+				it = byHash[r.tags.tag(l.hash)]
+			}
+			if it != nil && it.pos.sameTime(at) {
 				it.kind, it.first, it.sub, it.from, it.size = Alerts, s.id.first, s.id.sub, l.from, l.size
 			}
 		}

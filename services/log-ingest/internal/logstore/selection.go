@@ -8,8 +8,10 @@ import (
 
 // item is a line that was picked for a page, and where it is kept.
 type item struct {
-	pos        Pos
+	pos Pos
+	// hash is the line's hash, or its tag where tagged is set.
 	hash       event.Hash
+	tagged     bool
 	kind       Kind
 	first      uint64
 	sub        uint16

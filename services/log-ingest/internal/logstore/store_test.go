@@ -3,6 +3,7 @@ package logstore
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -58,6 +59,18 @@ func newFixture(db *store.DB, kind Kind, cache int) *fixture {
 
 // restart forgets what the writer keeps in memory.
 func (f *fixture) restart() { f.writer = NewWriter(f.db, f.kind, f.cache) }
+
+// merge merges what the fixture's endpoint has, however little it is.
+func (f *fixture) merge(t failer) Merged {
+	t.Helper()
+	done, err := f.writer.Merge(background, Merging{Owns: func(e string) bool { return e == f.endpoint }, Exclusive: alone, Quiet: 1, Step: noRest})
+	if err != nil {
+		t.Fatalf("merge: %v", err)
+	}
+	return done
+}
+
+func noRest(context.Context, time.Duration) error { return nil }
 
 type input struct {
 	at    time.Time

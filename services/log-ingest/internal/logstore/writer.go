@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/event"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
@@ -56,16 +57,24 @@ type Writer struct {
 	db    *store.DB
 	kind  Kind
 	cache *cache
+	tags  *tagger
+	// merging is the hour that Merge has in hand; touched tells that lines of it
+	// were written meanwhile.
+	merging hourID
+	touched bool
 	// swept is the arrival below which lines are no repetitions any more.
 	swept atomic.Uint64
 	// raw and packed are the lines of the chunk in hand.
 	raw, packed []byte
+	// joined are the lines of a merged chunk in hand.
+	joined  []byte
+	encoder *zstd.Encoder
 }
 
 // NewWriter returns a writer that keeps at most about cacheBytes in memory
 // between batches.
 func NewWriter(db *store.DB, kind Kind, cacheBytes int) *Writer {
-	return &Writer{db: db, kind: kind, cache: newCache(cacheBytes)}
+	return &Writer{db: db, kind: kind, cache: newCache(cacheBytes), tags: &tagger{db: db}}
 }
 
 // Batch is what one transaction adds.
@@ -215,12 +224,8 @@ func (b *Batch) repeatedTimed(p *pendingHour, off int64, hash event.Hash) (bool,
 	found := false
 	var err error
 	p.state.over(off, func(s *span) bool {
-		var set *hashSet
-		if set, err = b.w.hashes(b.read, s); err != nil {
-			return false
-		}
-		_, found = set.set[hash]
-		return !found
+		found, err = b.w.inChunk(b.read, s, off, hash)
+		return err == nil && !found
 	})
 	if err != nil || found {
 		return found, err
@@ -235,25 +240,36 @@ func (b *Batch) repeatedTimed(p *pendingHour, off int64, hash event.Hash) (bool,
 // badger.ErrTxnTooBig, is wrapped.
 func (b *Batch) Write(txn *badger.Txn) error {
 	for _, p := range b.hours {
-		slices.SortFunc(p.entries, func(x, y entry) int {
-			if c := cmp.Compare(x.pos.Off, y.pos.Off); c != 0 {
-				return c
-			}
-			return cmp.Compare(x.pos.Arrival, y.pos.Arrival)
-		})
+		slices.SortFunc(p.entries, byPos)
 		for rest := p.entries; len(rest) > 0; {
-			n, size := 1, len(rest[0].line)+1
-			for n < len(rest) && n < maxChunkLines && size+len(rest[n].line)+1 <= maxChunkBytes {
-				size += len(rest[n].line) + 1
-				n++
-			}
+			n, _ := chunkOf(rest)
 			if err := b.writeChunk(txn, p, rest[:n]); err != nil {
 				return err
 			}
 			rest = rest[n:]
 		}
+		if len(p.chunks) > 0 && !p.state.marked {
+			if err := txn.Set(freshKey(b.w.kind, p.id.endpoint, p.id.hour), nil); err != nil {
+				return fmt.Errorf("mark of an hour: %w", err)
+			}
+		}
 	}
 	return nil
+}
+
+// byPos orders lines of an hour.
+func byPos(x, y entry) int {
+	return cmp.Or(cmp.Compare(x.pos.Off, y.pos.Off), cmp.Compare(x.pos.Arrival, y.pos.Arrival))
+}
+
+// chunkOf returns how many of the first lines make a chunk, and their size.
+func chunkOf(lines []entry) (n, size int) {
+	n, size = 1, len(lines[0].line)+1
+	for n < len(lines) && n < maxChunkLines && size+len(lines[n].line)+1 <= maxChunkBytes {
+		size += len(lines[n].line) + 1
+		n++
+	}
+	return n, size
 }
 
 func (b *Batch) writeChunk(txn *badger.Txn, p *pendingHour, lines []entry) error {
@@ -323,6 +339,10 @@ func (b *Batch) Committed() {
 		state.seal()
 		if !p.whole {
 			state.trim()
+		}
+		state.marked, state.written = true, time.Now()
+		if id == b.w.merging {
+			b.w.touched = true
 		}
 		b.w.cache.put(cacheKey{id: chunkID{endpoint: id.endpoint, hour: id.hour}}, state)
 	}

@@ -68,36 +68,78 @@ func (b *bench) single(ctx context.Context) error {
 	return nil
 }
 
-// usage is the disk use of a manager's data.
-type usage struct{ stream, views int64 }
+// usage is the disk use of a manager's data after what was stored is merged, and
+// what CPU time that took.
+type usage struct {
+	stream, views int64
+	merging       time.Duration
+}
 
 func (u usage) perEvent(events int) float64 { return float64(u.stream+u.views) / float64(events) }
 
 func (b *bench) addDisk(name string, l *loaded, u usage, baseline float64) {
-	b.say("disk: %s: JetStream %d, stores %d bytes per event", name, u.stream/int64(l.events), u.views/int64(l.events))
+	b.say("disk: %s: JetStream %d, stores %d bytes per event; until all was merged %s CPU seconds per million events more",
+		name, u.stream/int64(l.events), u.views/int64(l.events), short(u.merging.Seconds()/float64(l.events)*1e6))
 	b.add(figure{section: "disk", name: "bytes per event, " + name, value: u.perEvent(l.events), bound: atMost, goal: 150,
 		baseline: baseline, against: "gzip append"})
 }
 
-// loadOnce loads a fresh manager, stops it, and returns what its data took
-// more than those of a fresh one.
+// mergeAfter is how long nothing comes until what is stored is merged.
+const mergeAfter = time.Second
+
+// loadOnce loads a fresh manager, waits until all of it is merged, stops it, and
+// returns what its data took.
 func (b *bench) loadOnce(ctx context.Context, name string, bodies [][]body) (*loaded, usage, error) {
-	m, err := b.start(ctx, name, "--tls", "off")
+	m, err := b.start(ctx, name, "--tls", "off", "--merge-after", mergeAfter.String())
 	if err != nil {
 		return nil, usage{}, err
 	}
 	var l *loaded
+	var merging time.Duration
 	endpoints, err := m.enrol(ctx, len(bodies))
 	if err == nil {
 		stop := b.profileOf(m, name)
 		l, err = m.load(ctx, endpoints, bodies)
 		stop()
+		if err == nil {
+			merging, err = m.settle(ctx)
+		}
 	}
 	if err := errors.Join(err, m.stop()); err != nil {
 		return nil, usage{}, err
 	}
 	u, err := dataUse(filepath.Join(m.dir, "data"))
+	u.merging = merging
 	return l, u, errors.Join(err, os.RemoveAll(m.dir))
+}
+
+// settle waits until nothing is left to be merged, and returns the CPU time that
+// was used meanwhile.
+func (m *manager) settle(ctx context.Context) (time.Duration, error) {
+	before, err := m.cpu()
+	if err != nil {
+		return 0, err
+	}
+	var since time.Time
+	err = untilEvery(ctx, 500*time.Millisecond, "chunks to be merged", func() error {
+		waiting, err := m.metric("nightjar_log_ingest_merge_waiting_hours")
+		if err != nil || waiting != 0 {
+			since = time.Time{}
+			return errors.Join(err, fmt.Errorf("%v hours wait", waiting))
+		}
+		if since.IsZero() {
+			since = time.Now()
+		}
+		if time.Since(since) < 3*mergeAfter {
+			return errors.New("more may come")
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	after, err := m.cpu()
+	return after - before, err
 }
 
 // dataUse returns the disk use of a data folder.

@@ -102,7 +102,7 @@ func (m *model) start(rt *rapid.T) {
 		env = append(env, fmt.Sprintf("NIGHTJAR_FAILPOINTS=%s=kill@%d", point, rapid.IntRange(1, 4).Draw(rt, "hit")))
 	}
 	for {
-		m.p = &proc{t: m.t, dir: m.dir, args: []string{"--tls", "off"}, env: env}
+		m.p = &proc{t: m.t, dir: m.dir, args: []string{"--tls", "off", "--merge-after", "50ms"}, env: env}
 		err := m.p.launch()
 		for err == nil && !m.dead() {
 			if err = m.p.ready(); err == nil {

@@ -19,6 +19,9 @@
 // when it is asked is listed. Content that never became a file is removed after
 // a day.
 //
+// What is stored of an endpoint's hour is merged when nothing comes for it any
+// more, beside everything else and without a change to any answer.
+//
 // It obeys removals (see package removal): of an endpoint whose stored data was
 // removed it shows what came afterwards, in whatever order it learns of what, and
 // it removes the artifacts from the object store.

@@ -12,6 +12,11 @@
 // keys, picks the lines of a page by the indexes and opens only the bodies
 // that hold one of them.
 //
+// Merge joins the chunks of an hour to which nothing comes any more into full
+// ones. These have tags in place of hashes, see tagger, and the rest of their
+// indexes is compressed. A key tells of each hour that has chunks which were not
+// merged.
+//
 // # Order
 //
 // Lines are ordered by their time, and those of the same time by their

@@ -136,6 +136,10 @@ func (f *folder) forget(endpoint string, generation uint64) error {
 	return nil
 }
 
+// minFrame is how many bytes of lines a batch must have that becomes a part of a
+// chunk as it is: less is compressed much better together.
+const minFrame = 64 << 10
+
 // lineBytes returns how many bytes of lines messages announce.
 func lineBytes(msgs []view.Msg) uint64 {
 	size := uint64(0)
@@ -199,7 +203,11 @@ func addEvents(f *folder, b *logstore.Batch, m *view.Msg, t *tally) error {
 		return nil
 	}
 	e := logstore.Entry{Endpoint: batch.Endpoint}
+	if len(grown) >= minFrame && !message.Stored(m.Data) {
+		e.Frame = &logstore.Frame{Packed: m.Data, Lines: len(batch.Lines)}
+	}
 	for i, line := range batch.Lines {
+		e.At = i
 		// A line that is no event does not come here from the gateway; it
 		// stands at its receipt like one without a time.
 		info, err := event.Scan(line)

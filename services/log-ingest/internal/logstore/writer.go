@@ -40,6 +40,16 @@ type Entry struct {
 	Arrival uint64
 	// Line has no line ending. It must stay as it is until Write returns.
 	Line []byte
+	// Frame, if not nil, has the line as number At of its lines.
+	Frame *Frame
+	At    int
+}
+
+// Frame is some lines compressed, each ended by a newline, as message.Compress
+// does it. A chunk of whole frames is stored as they are.
+type Frame struct {
+	Packed []byte
+	Lines  int
 }
 
 // entry is a line of a batch.
@@ -48,6 +58,8 @@ type entry struct {
 	hash  event.Hash
 	timed bool
 	line  []byte
+	frame *Frame
+	at    int
 }
 
 // Writer stores lines of one kind. One goroutine at a time may use it, beside
@@ -166,7 +178,7 @@ func (b *Batch) Add(e *Entry) (bool, error) {
 		p.own[e.Hash] = struct{}{}
 	}
 	p.max = max(p.max, pos.Off)
-	p.entries = append(p.entries, entry{pos: pos, hash: e.Hash, timed: e.Timed, line: e.Line})
+	p.entries = append(p.entries, entry{pos: pos, hash: e.Hash, timed: e.Timed, line: e.Line, frame: e.Frame, at: e.At})
 	return true, nil
 }
 
@@ -243,6 +255,7 @@ func (b *Batch) Write(txn *badger.Txn) error {
 		slices.SortFunc(p.entries, byPos)
 		for rest := p.entries; len(rest) > 0; {
 			n, _ := chunkOf(rest)
+			n = wholeFrames(rest, n)
 			if err := b.writeChunk(txn, p, rest[:n]); err != nil {
 				return err
 			}
@@ -255,6 +268,47 @@ func (b *Batch) Write(txn *badger.Txn) error {
 		}
 	}
 	return nil
+}
+
+// wholeFrames cuts the frame off the first n lines that is not whole in them,
+// where less than half of them are lost by that.
+func wholeFrames(lines []entry, n int) int {
+	for m := n; m > n/2 && m < len(lines) && lines[m].frame != nil; m-- {
+		if lines[m].at == 0 {
+			return m
+		}
+	}
+	return n
+}
+
+// pack returns the body of a chunk.
+func (w *Writer) pack(lines []entry) []byte {
+	if frames := framesOf(lines); frames != nil {
+		return slices.Concat(frames...)
+	}
+	w.raw = w.raw[:0]
+	for i := range lines {
+		w.raw = append(append(w.raw, lines[i].line...), '\n')
+	}
+	w.packed = message.Compress(w.packed[:0], w.raw)
+	return slices.Clone(w.packed)
+}
+
+// framesOf returns the frames that lines are, nil when they are not.
+func framesOf(lines []entry) (frames [][]byte) {
+	for len(lines) > 0 {
+		f := lines[0].frame
+		if f == nil || f.Lines > len(lines) {
+			return nil
+		}
+		for i := range lines[:f.Lines] {
+			if lines[i].frame != f || lines[i].at != i {
+				return nil
+			}
+		}
+		frames, lines = append(frames, f.Packed), lines[f.Lines:]
+	}
+	return frames
 }
 
 // byPos orders lines of an hour.
@@ -284,10 +338,8 @@ func (b *Batch) writeChunk(txn *badger.Txn, p *pendingHour, lines []entry) error
 		return err
 	}
 	s.keyed = crowded(p, &s)
-	b.w.raw = b.w.raw[:0]
 	for i := range lines {
 		l := &lines[i]
-		b.w.raw = append(append(b.w.raw, l.line...), '\n')
 		if l.timed && !s.keyed {
 			continue
 		}
@@ -297,11 +349,10 @@ func (b *Batch) writeChunk(txn *badger.Txn, p *pendingHour, lines []entry) error
 		}
 	}
 	// The transaction keeps the values until it is committed.
-	b.w.packed = message.Compress(b.w.packed[:0], b.w.raw)
 	index := appendIndex(make([]byte, 0, len(lines)*(minIndexed+4)+8), lines)
 	err := txn.Set(s.indexKey(b.w.kind), index)
 	if err == nil {
-		err = txn.Set(s.id.bodyKey(b.w.kind), slices.Clone(b.w.packed))
+		err = txn.Set(s.id.bodyKey(b.w.kind), b.w.pack(lines))
 	}
 	if err != nil {
 		return fmt.Errorf("chunk: %w", err)

@@ -2,7 +2,6 @@ package logstore
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -15,6 +14,9 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 )
+
+// mergeLevel compresses merged chunks.
+const mergeLevel = zstd.SpeedDefault
 
 const (
 	// An hour to which nothing has come for a while is merged when it has
@@ -60,14 +62,14 @@ func (w *Writer) Merge(ctx context.Context, m Merging) (done Merged, err error) 
 	if _, err := w.tags.load(true); err != nil {
 		return done, err
 	}
-	defer func() { w.encoder, w.joined = nil, nil }() // some megabytes
+	var own buffers
 	for from := []byte{prefixFresh, byte(w.kind)}; from != nil; {
 		var hours []hourID
 		if hours, from, err = w.freshHours(from, m.Owns); err != nil {
 			return done, fmt.Errorf("look for hours to merge: %w", err)
 		}
 		for _, h := range w.due(hours, m) {
-			if err := w.mergeHour(ctx, m, h, &done); err != nil {
+			if err := w.mergeHour(ctx, m, h, &own, &done); err != nil {
 				return done, fmt.Errorf("merge: %w", err)
 			}
 		}
@@ -120,7 +122,7 @@ func (w *Writer) due(hours []hourID, m Merging) (due []hourID) {
 }
 
 // mergeHour merges the chunks of an hour.
-func (w *Writer) mergeHour(ctx context.Context, m Merging, h hourID, done *Merged) (err error) {
+func (w *Writer) mergeHour(ctx context.Context, m Merging, h hourID, own *buffers, done *Merged) (err error) {
 	_ = m.Exclusive(func() error { w.merging, w.touched = h, false; return nil })
 	for _, keyed := range []bool{false, true} {
 		for from := hourKey(w.kind, h.endpoint, h.hour); from != nil; {
@@ -128,7 +130,7 @@ func (w *Writer) mergeHour(ctx context.Context, m Merging, h hourID, done *Merge
 				return err
 			}
 			began := time.Now()
-			from, err = w.mergeGroup(m, h, keyed, from, done)
+			from, err = w.mergeGroup(m, h, keyed, from, own, done)
 			if errors.Is(err, badger.ErrConflict) {
 				return nil // swept or removed meanwhile: another time
 			} else if err != nil {
@@ -161,8 +163,17 @@ func (r *Reader) Waiting(kind Kind) (n int, err error) {
 	return n, err
 }
 
+// buffers are some megabytes that one transaction leaves to the next.
+type buffers struct {
+	// text are the lines of the chunks that were read, joined those of the one
+	// that is written.
+	text, joined []byte
+	encoder      *zstd.Encoder
+}
+
 // group is what a transaction writes anew.
 type group struct {
+	*buffers
 	chunks []span
 	lines  []entry
 	// raw and packed are the sizes of the lines and of their bodies.
@@ -173,10 +184,11 @@ type group struct {
 
 // mergeGroup merges the first chunks from a key on, in one transaction, and
 // returns the key to go on from, nil at the end of the hour.
-func (w *Writer) mergeGroup(m Merging, h hourID, keyed bool, from []byte, done *Merged) (next []byte, err error) {
+func (w *Writer) mergeGroup(m Merging, h hourID, keyed bool, from []byte, own *buffers, done *Merged) (next []byte, err error) {
 	txn := w.db.NewTransaction(true)
 	defer txn.Discard()
-	var g group
+	g := group{buffers: own}
+	g.text = g.text[:0]
 	since := w.swept.Load()
 	if next, err = w.gather(txn, &g, h, keyed, from, since); err != nil {
 		return nil, err
@@ -235,14 +247,18 @@ func (w *Writer) gather(txn *badger.Txn, g *group, h hourID, keyed bool, from []
 
 // read adds to a group the lines of a chunk that arrived from a moment on.
 func (w *Writer) read(g *group, s span, index, body *badger.Item, since uint64) error {
-	var text []byte
+	if g.text == nil {
+		g.text = make([]byte, 0, maxMergeBytes+2*maxChunkBytes)
+	}
+	from := len(g.text)
 	err := body.Value(func(b []byte) (err error) {
-		text, err = message.Decompress(nil, b)
+		g.text, err = message.Decompress(g.text, b)
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	text := g.text[from:]
 	if len(g.chunks) == 0 {
 		g.oldest = s.id.first
 	}
@@ -278,34 +294,24 @@ func (w *Writer) read(g *group, s span, index, body *badger.Item, since uint64) 
 // chunks, and commits. Where one of these has gone meanwhile, or more is to be
 // swept, the error is badger.ErrConflict.
 func (w *Writer) rewrite(txn *badger.Txn, g *group, since uint64, exclusive func(func() error) error) (written []span, err error) {
-	hour := chunkID{endpoint: g.chunks[0].id.endpoint, hour: g.chunks[0].id.hour, first: max(g.oldest, since>>ArrivalBits)}
-	used, err := w.subs(txn, hour)
-	if err != nil {
-		return nil, err
+	id := chunkID{endpoint: g.chunks[0].id.endpoint, hour: g.chunks[0].id.hour, first: max(g.oldest, since>>ArrivalBits)}
+	slices.SortFunc(g.lines, byPos)
+	for rest := g.lines; len(rest) > 0; id.sub++ {
+		if err := w.unused(txn, &id); err != nil {
+			return nil, err
+		}
+		n, size := chunkOf(rest)
+		s := span{id: id, min: rest[0].pos.Off, max: rest[n-1].pos.Off, count: uint32(n), keyed: g.chunks[0].keyed, merged: true,
+			full: n < len(rest) || n >= maxChunkLines*7/8 || size >= maxChunkBytes*7/8}
+		if err := w.writeMerged(txn, g, &s, rest[:n]); err != nil {
+			return nil, err
+		}
+		written, rest = append(written, s), rest[n:]
 	}
 	for i := range g.chunks {
 		if err := errors.Join(txn.Delete(g.chunks[i].indexKey(w.kind)), txn.Delete(g.chunks[i].id.bodyKey(w.kind))); err != nil {
 			return nil, err
 		}
-	}
-	slices.SortFunc(g.lines, byPos)
-	sub := 0
-	for rest := g.lines; len(rest) > 0; {
-		n, size := chunkOf(rest)
-		for used[uint16(sub)] {
-			sub++
-		}
-		if sub > math.MaxUint16 {
-			return nil, fmt.Errorf("%d chunks of one message", sub)
-		}
-		s := span{id: hour, min: rest[0].pos.Off, max: rest[n-1].pos.Off, count: uint32(n), keyed: g.chunks[0].keyed, merged: true,
-			full: n < len(rest) || n >= maxChunkLines*7/8 || size >= maxChunkBytes*7/8}
-		s.id.sub = uint16(sub)
-		sub++
-		if err := w.writeMerged(txn, &s, rest[:n]); err != nil {
-			return nil, err
-		}
-		written, rest = append(written, s), rest[n:]
 	}
 	return written, exclusive(func() error {
 		if w.swept.Load() != since {
@@ -316,7 +322,7 @@ func (w *Writer) rewrite(txn *badger.Txn, g *group, since uint64, exclusive func
 			return err
 		}
 		failpoint.HitIn(failpoint.MergeAfterCommit, w.kind.String())
-		w.cache.remove(cacheKey{id: chunkID{endpoint: hour.endpoint, hour: hour.hour}})
+		w.cache.remove(cacheKey{id: chunkID{endpoint: id.endpoint, hour: id.hour}})
 		for i := range g.chunks {
 			w.cache.remove(cacheKey{id: g.chunks[i].id, hashes: true})
 		}
@@ -325,17 +331,19 @@ func (w *Writer) rewrite(txn *badger.Txn, g *group, since uint64, exclusive func
 }
 
 // writeMerged writes a chunk of lines whose hashes are tags.
-func (w *Writer) writeMerged(txn *badger.Txn, s *span, lines []entry) error {
-	w.joined = w.joined[:0]
+func (w *Writer) writeMerged(txn *badger.Txn, g *group, s *span, lines []entry) (err error) {
+	g.joined = g.joined[:0]
 	for i := range lines {
-		w.joined = append(append(w.joined, lines[i].line...), '\n')
+		g.joined = append(append(g.joined, lines[i].line...), '\n')
 	}
-	enc, err := w.mergeEncoder()
-	if err != nil {
-		return err
+	if g.encoder == nil {
+		g.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(mergeLevel), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(maxChunkBytes))
+		if err != nil {
+			return err
+		}
 	}
 	// The transaction keeps the values until it is committed.
-	body := enc.EncodeAll(w.joined, make([]byte, 0, len(w.joined)/16))
+	body := g.encoder.EncodeAll(g.joined, make([]byte, 0, len(g.joined)/16))
 	err = txn.Set(s.indexKey(w.kind), appendMergedIndex(nil, lines))
 	if err == nil {
 		err = txn.Set(s.id.bodyKey(w.kind), body)
@@ -343,31 +351,18 @@ func (w *Writer) writeMerged(txn *badger.Txn, s *span, lines []entry) error {
 	return err
 }
 
-// subs returns which numbers the chunks of an hour and a first sequence have.
-func (w *Writer) subs(txn *badger.Txn, id chunkID) (map[uint16]bool, error) {
-	used := map[uint16]bool{}
-	prefix := id.bodyKey(w.kind)
-	prefix = prefix[:len(prefix)-2]
-	it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
-	defer it.Close()
-	for it.Rewind(); it.Valid(); it.Next() {
-		key := it.Item().Key()
-		if len(key) != len(prefix)+2 {
-			return nil, fmt.Errorf("%w: %d bytes", errKey, len(key))
+// unused makes id that of no chunk, from its number on. The commit is refused where
+// another transaction takes it meanwhile.
+func (w *Writer) unused(txn *badger.Txn, id *chunkID) error {
+	for ; ; id.sub++ {
+		_, err := txn.Get(id.bodyKey(w.kind))
+		switch {
+		case errors.Is(err, badger.ErrKeyNotFound):
+			return nil
+		case err != nil:
+			return err
+		case id.sub == math.MaxUint16:
+			return fmt.Errorf("%d chunks of message %d", math.MaxUint16, id.first)
 		}
-		used[binary.BigEndian.Uint16(key[len(prefix):])] = true
 	}
-	return used, nil
-}
-
-// mergeLevel compresses merged chunks.
-const mergeLevel = zstd.SpeedDefault
-
-func (w *Writer) mergeEncoder() (*zstd.Encoder, error) {
-	if w.encoder != nil {
-		return w.encoder, nil
-	}
-	var err error
-	w.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(mergeLevel), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(maxChunkBytes))
-	return w.encoder, err
 }

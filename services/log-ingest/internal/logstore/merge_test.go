@@ -338,6 +338,65 @@ func TestMergeUnderLoad(t *testing.T) {
 	}
 }
 
+// TestMergeAndSweepAtOnce holds that just what retention has removed is gone in the
+// end, whatever was merged meanwhile.
+func TestMergeAndSweepAtOnce(t *testing.T) {
+	const messages, each, kept = 400, 10, 150
+	db := openStore(t)
+	w := NewWriter(db, Events, 1<<20)
+	var writing sync.Mutex
+	exclusive := func(f func() error) error {
+		writing.Lock()
+		defer writing.Unlock()
+		return f()
+	}
+	var work sync.WaitGroup
+	ended, written := make(chan struct{}), make(chan uint64, messages)
+	work.Go(func() {
+		for {
+			if _, err := w.Merge(background, Merging{Owns: everybody, Exclusive: exclusive, Quiet: 1, Step: noRest}); err != nil {
+				t.Error(err)
+			}
+			select {
+			case <-ended:
+				return
+			default:
+			}
+		}
+	})
+	work.Go(func() {
+		for seq := range written {
+			if seq <= kept || seq%7 > 0 && seq < messages {
+				continue
+			}
+			if _, err := w.Sweep(background, seq-kept+1, everybody, exclusive); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for seq := uint64(1); seq <= messages; seq++ {
+		var in []input
+		for i := range each { // those of later messages lie between them
+			in = append(in, numbered(noon.Add(time.Duration(i)*time.Minute+time.Duration(seq)*time.Millisecond), int(seq)*each+i))
+		}
+		_ = exclusive(func() error { put(t, db, w, seq, entriesOf(in, seq)); return nil })
+		written <- seq
+	}
+	close(written)
+	close(ended)
+	work.Wait()
+	mergeAll(t, w)
+	if _, err := w.Sweep(background, messages-kept+1, everybody, exclusive); err != nil {
+		t.Fatal(err)
+	}
+	q := Query{Endpoint: endpoint, Kind: Events}
+	q.Between(time.Time{}, time.Time{})
+	if got := readAll(t, db, q); len(got) != kept*each {
+		t.Errorf("%d lines are left, want %d", len(got), kept*each)
+	}
+	waiting(t, db, 0)
+}
+
 // TestMergeFreesSpace holds that merging makes a store smaller that is closed.
 func TestMergeFreesSpace(t *testing.T) {
 	dir := t.TempDir()

@@ -26,6 +26,7 @@ func (w *Writer) Sweep(ctx context.Context, below uint64, owns func(endpoint str
 	w.swept.Store(max(before, w.swept.Load()))
 	// The hashes go first: a line whose hash is there without its chunk would be
 	// taken for a repetition of one that is gone.
+	var own buffers
 	for _, prefix := range []byte{prefixHash, prefixIndex} {
 		for from := []byte{prefix, byte(w.kind)}; from != nil; {
 			if err := ctx.Err(); err != nil {
@@ -45,7 +46,7 @@ func (w *Writer) Sweep(ctx context.Context, below uint64, owns func(endpoint str
 			deleted += n
 			for _, key := range partly {
 				// Where it was merged meanwhile, that has left them out.
-				if err := w.cut(key, before, exclusive); err != nil && !errors.Is(err, badger.ErrConflict) {
+				if err := w.cut(key, before, &own, exclusive); err != nil && !errors.Is(err, badger.ErrConflict) {
 					return deleted, fmt.Errorf("cut what retention has removed: %w", err)
 				}
 			}
@@ -112,7 +113,7 @@ func whichBefore(item *badger.Item, before uint64) (all, some bool, err error) {
 }
 
 // cut writes a merged chunk again without the lines that arrived before.
-func (w *Writer) cut(key []byte, before uint64, exclusive func(func() error) error) error {
+func (w *Writer) cut(key []byte, before uint64, own *buffers, exclusive func(func() error) error) error {
 	s, err := parseIndexKey(key, endpointOf(key))
 	if err != nil {
 		return err
@@ -129,7 +130,8 @@ func (w *Writer) cut(key []byte, before uint64, exclusive func(func() error) err
 	if err != nil {
 		return fmt.Errorf("body of a chunk: %w", err)
 	}
-	var g group
+	g := group{buffers: own}
+	g.text = g.text[:0]
 	if err := w.read(&g, s, index, body, before); err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/event"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
@@ -78,9 +77,6 @@ type Writer struct {
 	swept atomic.Uint64
 	// raw and packed are the lines of the chunk in hand.
 	raw, packed []byte
-	// joined are the lines of a merged chunk in hand.
-	joined  []byte
-	encoder *zstd.Encoder
 }
 
 // NewWriter returns a writer that keeps at most about cacheBytes in memory

@@ -214,7 +214,7 @@ type shard struct{ *service }
 // addShard starts one more replica.
 func (c *cluster) addShard(shards, ordinal int) shard {
 	c.t.Helper()
-	return shard{c.add(access.Ingest, "--shards", strconv.Itoa(shards), "--ordinal", strconv.Itoa(ordinal))}
+	return shard{c.add(access.Ingest, "--merge-after", "50ms", "--shards", strconv.Itoa(shards), "--ordinal", strconv.Itoa(ordinal))}
 }
 
 // become starts the replica again with another share.

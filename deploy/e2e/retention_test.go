@@ -90,7 +90,7 @@ func TestRetentionByAge(t *testing.T) {
 // looks at the views sees the newest without a hole, a store that is built anew
 // agrees, and reports go on counting.
 func TestRetentionBySize(t *testing.T) {
-	p := start(t, t.TempDir(), "--retention-events-size", "12KiB", "--retention-alerts-size", "200KiB")
+	p := start(t, t.TempDir(), "--retention-events-size", "12KiB", "--retention-alerts-size", "200KiB", "--merge-after", "50ms")
 	p.data(http.MethodPost, "/rules", testRule)
 	e := p.enrol()
 	base := time.Now().Add(-time.Hour)

@@ -105,7 +105,7 @@ func TestFlags(t *testing.T) {
 		}
 		return c.(*Service), nil
 	}
-	s, err := build("--shards", "2", "--ordinal", "1", "--retention-alerts", "2d")
+	s, err := build("--shards", "2", "--ordinal", "1", "--retention-alerts", "2d", "--merge-after", "1m")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,8 +114,8 @@ func TestFlags(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	if s.cfg.RetentionAlerts != 48*time.Hour || !slices.Contains(s.holding.own.list(), 1) || s.holding.own.all() {
-		t.Errorf("retention %v, partitions %v", s.cfg.RetentionAlerts, s.holding.own.list())
+	if s.cfg.RetentionAlerts != 48*time.Hour || s.cfg.MergeAfter != time.Minute || !slices.Contains(s.holding.own.list(), 1) || s.holding.own.all() {
+		t.Errorf("retention %v, merged after %v, partitions %v", s.cfg.RetentionAlerts, s.cfg.MergeAfter, s.holding.own.list())
 	}
 	if err := s.Ready(); err == nil {
 		t.Error("ready before it runs")
@@ -125,7 +125,7 @@ func TestFlags(t *testing.T) {
 func TestUnusableFlags(t *testing.T) {
 	natstest.UnusableFlags(t, Flags,
 		[]string{"--shards", "99"}, []string{"--shards", "0"}, []string{"--ordinal", "-2"},
-		[]string{"--ordinal", "-2", "--shards", "4"}, []string{"--retention-alerts", "-1h"}, []string{"--ops-addr", "nowhere"})
+		[]string{"--ordinal", "-2", "--shards", "4"}, []string{"--retention-alerts", "-1h"}, []string{"--merge-after", "0"}, []string{"--ops-addr", "nowhere"})
 }
 
 // TestPartitions runs two replicas that own a share each on one server.

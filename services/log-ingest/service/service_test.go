@@ -79,6 +79,7 @@ func (r *rig) start() {
 func (r *rig) launch() {
 	r.t.Helper()
 	r.reg = prometheus.NewRegistry()
+	r.cfg.MergeAfter = 20 * time.Millisecond // beside everything that is tested
 	r.cfg.Env = lifecycle.Env{Bus: r.own(), Log: lifecycle.Discard(), Metrics: r.reg, DataDir: filepath.Join(r.dir, "store"), Room: r.room}
 	svc, err := New(r.cfg)
 	if err != nil {

@@ -168,14 +168,21 @@ type buffers struct {
 	// text are the lines of the chunks that were read, joined those of the one
 	// that is written.
 	text, joined []byte
-	encoder      *zstd.Encoder
+	// lines are those that are written.
+	lines   []entry
+	encoder *zstd.Encoder
+}
+
+// group begins a group.
+func (b *buffers) group() *group {
+	b.text, b.lines = b.text[:0], b.lines[:0]
+	return &group{buffers: b}
 }
 
 // group is what a transaction writes anew.
 type group struct {
 	*buffers
 	chunks []span
-	lines  []entry
 	// raw and packed are the sizes of the lines and of their bodies.
 	raw, packed int
 	// oldest is the sequence before which none of the lines came.
@@ -187,16 +194,15 @@ type group struct {
 func (w *Writer) mergeGroup(m Merging, h hourID, keyed bool, from []byte, own *buffers, done *Merged) (next []byte, err error) {
 	txn := w.db.NewTransaction(true)
 	defer txn.Discard()
-	g := group{buffers: own}
-	g.text = g.text[:0]
+	g := own.group()
 	since := w.swept.Load()
-	if next, err = w.gather(txn, &g, h, keyed, from, since); err != nil {
+	if next, err = w.gather(txn, g, h, keyed, from, since); err != nil {
 		return nil, err
 	}
 	if len(g.chunks) == 0 || len(g.chunks) == 1 && g.chunks[0].merged {
 		return next, nil
 	}
-	written, err := w.rewrite(txn, &g, since, m.Exclusive)
+	written, err := w.rewrite(txn, g, since, m.Exclusive)
 	if err != nil {
 		return nil, err
 	}

@@ -130,12 +130,11 @@ func (w *Writer) cut(key []byte, before uint64, own *buffers, exclusive func(fun
 	if err != nil {
 		return fmt.Errorf("body of a chunk: %w", err)
 	}
-	g := group{buffers: own}
-	g.text = g.text[:0]
-	if err := w.read(&g, s, index, body, before); err != nil {
+	g := own.group()
+	if err := w.read(g, s, index, body, before); err != nil {
 		return err
 	}
-	_, err = w.rewrite(txn, &g, before, exclusive)
+	_, err = w.rewrite(txn, g, before, exclusive)
 	return err
 }
 

@@ -60,8 +60,9 @@ func registerWaiting(reg prometheus.Registerer, r *logstore.Reader) {
 	}
 }
 
-// merge merges the chunks of a part until ctx ends. It looks for some a few times
-// within the time for which nothing must have come.
+// merge merges the chunks of a part until ctx ends, while the part is up to date
+// and there is room. It looks for some a few times within the time for which
+// nothing must have come.
 func (s *Service) merge(ctx context.Context, t *part) {
 	tick := time.NewTicker(max(s.cfg.MergeAfter/4, 50*time.Millisecond))
 	defer tick.Stop()
@@ -72,8 +73,8 @@ func (s *Service) merge(ctx context.Context, t *part) {
 		case <-tick.C:
 		}
 		for _, f := range t.folders {
-			if s.cfg.Room != nil && s.cfg.Room() != nil {
-				continue
+			if t.ready() != nil || s.cfg.Room != nil && s.cfg.Room() != nil {
+				break
 			}
 			s.merging.one.Lock()
 			done, err := f.writer.Merge(ctx, logstore.Merging{Owns: f.own.owns, Exclusive: f.exclusive, Quiet: s.cfg.MergeAfter, Step: s.rest})

@@ -32,17 +32,13 @@ func startCompactors(*badger.DB)
 func (db *DB) compact(every, after time.Duration) {
 	t := time.NewTicker(every)
 	defer t.Stop()
-	resting, worked := false, time.Time{} // they rest at once where a store has nothing to compact
+	worked := time.Time{} // they rest at once where a store has nothing to compact
 	for {
-		switch due := compactionDue(db.Levels()); {
-		case due:
-			if worked = time.Now(); resting {
-				startCompactors(db.DB)
-				resting = false
-			}
-		case !resting && time.Since(worked) > after:
-			stopCompactors(db.DB)
-			resting = true
+		if compactionDue(db.Levels()) {
+			worked = time.Now()
+			db.rest(false)
+		} else if time.Since(worked) > after {
+			db.rest(true)
 		}
 		select {
 		case <-db.stop:
@@ -50,6 +46,27 @@ func (db *DB) compact(every, after time.Duration) {
 		case <-t.C:
 		}
 	}
+}
+
+// rest stops the compactors or lets them work.
+func (db *DB) rest(rest bool) {
+	db.compacting.Lock()
+	defer db.compacting.Unlock()
+	switch {
+	case rest && !db.resting:
+		stopCompactors(db.DB)
+	case !rest && db.resting:
+		startCompactors(db.DB)
+	}
+	db.resting = rest
+}
+
+// Flatten is Badger's, which starts the compactors in the end.
+func (db *DB) Flatten(workers int) error {
+	db.compacting.Lock()
+	defer db.compacting.Unlock()
+	db.resting = false
+	return db.DB.Flatten(workers)
 }
 
 // compactionDue tells whether a level has so much that Badger's compactors would

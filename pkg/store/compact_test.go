@@ -95,6 +95,29 @@ func TestCloseAtAnyTime(t *testing.T) {
 	}
 }
 
+// A store whose compactors rest can be flattened. No more of them work afterwards
+// than before, and none after it is closed.
+func TestFlattenWhileAtRest(t *testing.T) {
+	db, err := open(Options{Dir: t.TempDir()}, time.Millisecond, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		eventually(t, db, "at rest", rest)
+		fill(t, db, 1)
+		if err := db.Flatten(1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, db, "at rest", rest)
+	if err := db.Close(); err != nil {
+		t.Error(err)
+	}
+	if !rest() {
+		t.Error("compactors work on a closed store")
+	}
+}
+
 // A level that is full is reason to compact.
 func TestCompactionDue(t *testing.T) {
 	for _, tc := range []struct {

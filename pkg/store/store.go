@@ -30,11 +30,16 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// DB is an open store.
+// DB is an open store. Of Badger's methods those that stop and start its compactors
+// by themselves, DropAll, DropPrefix and NewStreamWriter, must not be called.
 type DB struct {
 	*badger.DB
 	stop    chan struct{}
 	stopped sync.WaitGroup
+
+	// compacting guards resting, which tells that the compactors are stopped.
+	compacting sync.Mutex
+	resting    bool
 }
 
 // Close waits until a compaction in hand has ended and closes the store.

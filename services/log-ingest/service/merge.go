@@ -17,6 +17,9 @@ const (
 	// mergeShare is the part of a core that merging takes at most: it rests
 	// mergeShare-1 times as long as it has worked.
 	mergeShare = 4
+	// mergeHours is how many hours of a kind are merged until it is looked
+	// whether the part is still up to date, and the other kind has its turn.
+	mergeHours = 64
 )
 
 // merging is what all parts have in common that merge chunks.
@@ -66,25 +69,36 @@ func registerWaiting(reg prometheus.Registerer, r *logstore.Reader) {
 func (s *Service) merge(ctx context.Context, t *part) {
 	tick := time.NewTicker(max(s.cfg.MergeAfter/4, 50*time.Millisecond))
 	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
+	for more := false; ; {
+		if !more {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
 		}
+		more = false
 		for _, f := range t.folders {
 			if t.ready() != nil || s.cfg.Room != nil && s.cfg.Room() != nil {
+				more = false
 				break
 			}
-			s.merging.one.Lock()
-			done, err := f.writer.Merge(ctx, logstore.Merging{Owns: f.own.owns, Exclusive: f.exclusive, Quiet: s.cfg.MergeAfter, Step: s.rest})
-			s.merging.one.Unlock()
-			s.merging.count(f.kind, done)
+			done, err := s.mergeSome(ctx, f)
+			more = more || done.More && err == nil
 			if err != nil && ctx.Err() == nil {
 				s.cfg.Log.Warn("chunks are not merged, tried again later", "kind", f.kind.String(), "error", err)
 			}
 		}
 	}
+}
+
+// mergeSome merges the chunks of some hours.
+func (s *Service) mergeSome(ctx context.Context, f *folder) (logstore.Merged, error) {
+	s.merging.one.Lock()
+	defer s.merging.one.Unlock()
+	done, err := f.writer.Merge(ctx, logstore.Merging{Owns: f.own.owns, Exclusive: f.exclusive, Quiet: s.cfg.MergeAfter, Step: s.rest, Hours: mergeHours})
+	s.merging.count(f.kind, done)
+	return done, err
 }
 
 // rest lets others work after a step of merging.

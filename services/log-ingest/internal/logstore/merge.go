@@ -46,12 +46,16 @@ type Merging struct {
 	// Step is told how long the work on a transaction has taken, before the next
 	// one is begun. Its error ends Merge.
 	Step func(ctx context.Context, took time.Duration) error
+	// Hours is how many hours to merge at most, 0 for all.
+	Hours int
 }
 
 // Merged is what Merge has done.
 type Merged struct {
 	// Read and Written count the chunks.
 	Read, Written int
+	// More tells that Merging.Hours was too few for all that is due.
+	More bool
 }
 
 // Merge joins the chunks of hours to which nothing comes any more into few that
@@ -63,12 +67,17 @@ func (w *Writer) Merge(ctx context.Context, m Merging) (done Merged, err error) 
 		return done, err
 	}
 	var own buffers
+	merged := 0
 	for from := []byte{prefixFresh, byte(w.kind)}; from != nil; {
 		var hours []hourID
 		if hours, from, err = w.freshHours(from, m.Owns); err != nil {
 			return done, fmt.Errorf("look for hours to merge: %w", err)
 		}
 		for _, h := range w.due(hours, m) {
+			if merged++; m.Hours > 0 && merged > m.Hours {
+				done.More = true
+				return done, nil
+			}
 			if err := w.mergeHour(ctx, m, h, &own, &done); err != nil {
 				return done, fmt.Errorf("merge: %w", err)
 			}

@@ -136,6 +136,25 @@ func TestMergeWaits(t *testing.T) {
 	}
 }
 
+// TestMergeSomeHours holds that a bounded merge tells of what it has left, and that
+// the next one goes on with it.
+func TestMergeSomeHours(t *testing.T) {
+	f := newFixture(openStore(t), Events, 1<<20)
+	for n := range 5 {
+		f.write(t, []input{numbered(noon.Add(time.Duration(n)*time.Hour), n)})
+	}
+	for _, want := range []struct {
+		read, waiting int
+		more          bool
+	}{{2, 3, true}, {2, 1, true}, {1, 0, false}, {0, 0, false}} {
+		done, err := f.writer.Merge(background, Merging{Owns: everybody, Exclusive: alone, Step: noRest, Hours: 2})
+		if err != nil || done.Read != want.read || done.More != want.more {
+			t.Errorf("merged %+v, %v, want %+v", done, err, want)
+		}
+		waiting(t, f.db, want.waiting)
+	}
+}
+
 // TestMergeMeanwhile holds that what happens to an hour between the reading of
 // its chunks and the commit of what they become is not undone.
 func TestMergeMeanwhile(t *testing.T) {

@@ -21,6 +21,10 @@ const (
 	// maxFold is how many bytes of lines one transaction takes, unless a
 	// single message holds more.
 	maxFold = 16 << 20
+	// firstArena is the least room for the lines of an endpoint, keptArena the
+	// most that is kept for the next transaction.
+	firstArena = 256 << 10
+	keptArena  = 4 << 20
 	// Bounds of what the writers keep in memory to recognise repetitions.
 	eventsCache = 24 << 20
 	alertsCache = 8 << 20
@@ -50,7 +54,7 @@ type folder struct {
 	generations map[string]uint64
 	// maxTxn is the size in bytes that a transaction may have.
 	maxTxn int64
-	// arena is where the lines of a transaction stand.
+	// arena is where the lines of an endpoint stand.
 	arena []byte
 }
 
@@ -66,24 +70,23 @@ func (f *folder) fold(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 	if err := f.renew(msgs); err != nil {
 		return nil, err
 	}
-	if f.kind == logstore.Events && uint64(cap(f.arena)) < size {
-		f.arena = make([]byte, 0, size)
-	}
-	f.arena = f.arena[:0]
 	b := f.writer.Begin(msgs[0].Seq)
 	defer b.Close()
 	var t tally
-	for i := range msgs {
-		if f.isRemoved(&msgs[i]) {
-			t.removed++
-			continue
+	for _, of := range byEndpoint(msgs) {
+		f.makeRoom(msgs, of)
+		for _, i := range of {
+			if f.isRemoved(&msgs[i]) {
+				t.removed++
+				continue
+			}
+			if err := f.add(f, b, &msgs[i], &t); err != nil {
+				return nil, err
+			}
 		}
-		if err := f.add(f, b, &msgs[i], &t); err != nil {
+		if err := b.Write(txn); err != nil {
 			return nil, err
 		}
-	}
-	if err := b.Write(txn); err != nil {
-		return nil, err
 	}
 	return func() {
 		b.Committed()
@@ -91,10 +94,43 @@ func (f *folder) fold(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 		f.metrics.chunks.WithLabelValues(f.kind.String()).Add(float64(b.Chunks))
 		f.metrics.unreadable.WithLabelValues(f.stream).Add(float64(t.unreadable))
 		f.metrics.removed.WithLabelValues(f.stream).Add(float64(t.removed))
-		if cap(f.arena) > maxFold {
+		if cap(f.arena) > keptArena {
 			f.arena = nil
 		}
 	}, nil
+}
+
+// byEndpoint returns the indexes of messages, in order, of one endpoint after the
+// other: what is done for one finds its lines in the caches of the CPU.
+func byEndpoint(msgs []view.Msg) [][]int {
+	var all [][]int
+	place := map[string]int{}
+	for i := range msgs {
+		endpoint := subject.Endpoint(msgs[i].Subject)
+		n, ok := place[endpoint]
+		if !ok {
+			n = len(all)
+			place[endpoint] = n
+			all = append(all, nil)
+		}
+		all[n] = append(all[n], i)
+	}
+	return all
+}
+
+// makeRoom makes the arena ready for the lines of some messages.
+func (f *folder) makeRoom(msgs []view.Msg, of []int) {
+	f.arena = f.arena[:0]
+	if f.kind != logstore.Events {
+		return
+	}
+	size := uint64(0)
+	for _, i := range of {
+		size += lineBytes(msgs[i : i+1])
+	}
+	if size > uint64(cap(f.arena)) {
+		f.arena = make([]byte, 0, max(firstArena, size+size/4))
+	}
 }
 
 // renew forgets the lines of an endpoint that a message of a later generation

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/dgraph-io/badger/v4"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/event"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
@@ -203,4 +206,35 @@ func (f *fixture) check(t failer, start, stop time.Time, skip, limit int) {
 
 func numbered(at time.Time, n int) input {
 	return input{at: at, timed: true, line: fmt.Sprintf(`{"n":%d,"t":%q}`, n, at.Format(time.RFC3339Nano))}
+}
+
+// TestWriteInParts holds that a batch may be written endpoint by endpoint, and that
+// a line which comes too late for that is an error, not a loss.
+func TestWriteInParts(t *testing.T) {
+	db := openStore(t)
+	w := NewWriter(db, Events, 1<<20)
+	b := w.Begin(7)
+	defer b.Close()
+	e := Entry{Time: noon, Timed: true, Hash: event.HashOf([]byte("{}")), Arrival: 7 << ArrivalBits, Line: []byte("{}")}
+	err := db.Update(func(txn *badger.Txn) error {
+		for _, e.Endpoint = range []string{endpoint, "11111111-2222-3333-4444-555555555555"} {
+			if stored, err := b.Add(&e); err != nil || !stored {
+				t.Errorf("line of %s stored: %t, %v", e.Endpoint, stored, err)
+			}
+			if err := b.Write(txn); err != nil {
+				return err
+			}
+		}
+		if _, err := b.Add(&e); !errors.Is(err, errWritten) {
+			t.Errorf("a line of an hour that is written: %v", err)
+		}
+		return b.Write(txn)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Committed()
+	if b.Stored != 2 || b.Chunks != 2 {
+		t.Errorf("%d lines in %d chunks, want 2 in 2", b.Stored, b.Chunks)
+	}
 }

@@ -3,6 +3,7 @@ package logstore
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -21,6 +22,9 @@ const (
 	maxChunkLines = 2000
 	maxChunkBytes = 1 << 20
 )
+
+// errWritten means that a line came too late for its transaction.
+var errWritten = errors.New("the hour of the line is written already")
 
 // ArrivalBits is how many bits of a line's arrival number the lines of its
 // message; those above are the message's sequence in its stream.
@@ -87,12 +91,14 @@ func NewWriter(db *store.DB, kind Kind, cacheBytes int) *Writer {
 
 // Batch is what one transaction adds.
 type Batch struct {
-	w       *Writer
-	read    *badger.Txn
-	first   uint64
-	hours   map[hourID]*pendingHour
-	last    *pendingHour
-	untimed map[untimedID]struct{}
+	w     *Writer
+	read  *badger.Txn
+	first uint64
+	hours map[hourID]*pendingHour
+	last  *pendingHour
+	// unwritten are the hours with lines for the next Write.
+	unwritten []*pendingHour
+	untimed   map[untimedID]struct{}
 	// Stored, Repeated, Untimed and Chunks count the lines to be stored, the
 	// repetitions passed over, those without a time of their own among the
 	// stored ones, and the chunks written.
@@ -116,6 +122,8 @@ type pendingHour struct {
 	// whole tells that state knows all chunks because they were asked for.
 	whole   bool
 	entries []entry
+	// written tells that entries were written, after which no more may come.
+	written bool
 	// max is the greatest time of state and entries together.
 	max int64
 	// own are the hashes of entries, made when first needed.
@@ -144,6 +152,9 @@ func (b *Batch) Add(e *Entry) (bool, error) {
 	p, err := b.hour(hourID{e.Endpoint, pos.Hour})
 	if err != nil {
 		return false, fmt.Errorf("hour of a line: %w", err)
+	}
+	if p.written {
+		return false, errWritten
 	}
 	repeated := false
 	if e.Timed {
@@ -174,6 +185,9 @@ func (b *Batch) Add(e *Entry) (bool, error) {
 		p.own[e.Hash] = struct{}{}
 	}
 	p.max = max(p.max, pos.Off)
+	if len(p.entries) == 0 {
+		b.unwritten = append(b.unwritten, p)
+	}
 	p.entries = append(p.entries, entry{pos: pos, hash: e.Hash, timed: e.Timed, line: e.Line, frame: e.Frame, at: e.At})
 	return true, nil
 }
@@ -244,10 +258,11 @@ func (b *Batch) repeatedTimed(p *pendingHour, off int64, hash event.Hash) (bool,
 	return false, nil
 }
 
-// Write writes the batch into txn. An error of Badger, such as
-// badger.ErrTxnTooBig, is wrapped.
+// Write writes into txn what was added since the last Write, after which none of
+// the lines is needed any more. More lines of the same hours may not be added. An
+// error of Badger, such as badger.ErrTxnTooBig, is wrapped.
 func (b *Batch) Write(txn *badger.Txn) error {
-	for _, p := range b.hours {
+	for _, p := range b.unwritten {
 		slices.SortFunc(p.entries, byPos)
 		for rest := p.entries; len(rest) > 0; {
 			n, _ := chunkOf(rest)
@@ -262,7 +277,9 @@ func (b *Batch) Write(txn *badger.Txn) error {
 				return fmt.Errorf("mark of an hour: %w", err)
 			}
 		}
+		p.entries, p.own, p.written = nil, nil, true
 	}
+	b.unwritten = b.unwritten[:0]
 	return nil
 }
 

@@ -3,12 +3,15 @@ package gateway
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"testing"
 	"time"
+
+	kgzip "github.com/klauspost/compress/gzip"
 )
 
 // A range that is accepted can be expressed in RFC 3339, and a time that is
@@ -59,6 +62,16 @@ func FuzzParseSpan(f *testing.F) {
 	})
 }
 
+// reserved tells whether a header of gzip has a reserved bit, with which RFC 1952
+// demands an error; compress/gzip does not look at them.
+func reserved(body []byte) bool {
+	zr, err := kgzip.NewReader(bytes.NewReader(body))
+	if err == nil {
+		_, err = io.Copy(io.Discard, zr)
+	}
+	return errors.Is(err, kgzip.ErrHeader)
+}
+
 // A gzip body is read as compress/gzip reads it, within its bounds.
 func FuzzGzipBody(f *testing.F) {
 	pack := func(data []byte) []byte {
@@ -76,6 +89,9 @@ func FuzzGzipBody(f *testing.F) {
 	f.Add(pack(bytes.Repeat([]byte("a"), 3000)))
 	f.Add([]byte("no gzip"))
 	f.Add([]byte{})
+	odd := bytes.Clone(whole)
+	odd[3] |= 0x20
+	f.Add(odd)
 	const most = 2000
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var want []byte
@@ -92,6 +108,7 @@ func FuzzGzipBody(f *testing.F) {
 			if err == nil {
 				t.Fatalf("%d bytes, where %d and %v are expected", len(got), len(want), wantErr)
 			}
+		case err != nil && reserved(body):
 		case err != nil || !bytes.Equal(got, want):
 			t.Fatalf("%d bytes and %v, want %d", len(got), err, len(want))
 		}

@@ -24,6 +24,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -127,13 +128,13 @@ func TestPost(t *testing.T) {
 		"not for us": {[]int{2}, "", nil, errors.New("does not answer as a manager's admin API")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			n := 0
+			var asked atomic.Int32 // a connection that is broken off orders nothing
 			r := door(t, func(w http.ResponseWriter, req *http.Request) {
 				if body, err := io.ReadAll(req.Body); string(body) != "body" || err != nil || req.Header.Get("Api-Key") != "key" {
 					t.Errorf("got %q, %v, %v", body, err, req.Header)
 				}
+				n := int(asked.Add(1)) - 1
 				code := c.answers[min(n, len(c.answers)-1)]
-				n++
 				switch code {
 				case 0:
 					panic(http.ErrAbortHandler)

@@ -84,13 +84,19 @@ func (b *bench) addDisk(name string, l *loaded, u usage, baseline float64) {
 		baseline: baseline, against: "gzip append"})
 }
 
-// mergeAfter is how long nothing comes until what is stored is merged.
-const mergeAfter = time.Second
+// mergeAfter is how long nothing comes until what is stored is merged; an hour
+// with little in it waits 20 times as long.
+func (b *bench) mergeAfter() time.Duration {
+	if b.short {
+		return 100 * time.Millisecond
+	}
+	return time.Second
+}
 
 // loadOnce loads a fresh manager, waits until all of it is merged, stops it, and
 // returns what its data took.
 func (b *bench) loadOnce(ctx context.Context, name string, bodies [][]body) (*loaded, usage, error) {
-	m, err := b.start(ctx, name, "--tls", "off", "--merge-after", mergeAfter.String())
+	m, err := b.start(ctx, name, "--tls", "off", "--merge-after", b.mergeAfter().String())
 	if err != nil {
 		return nil, usage{}, err
 	}
@@ -102,7 +108,7 @@ func (b *bench) loadOnce(ctx context.Context, name string, bodies [][]body) (*lo
 		l, err = m.load(ctx, endpoints, bodies)
 		stop()
 		if err == nil {
-			merging, err = m.settle(ctx)
+			merging, err = m.settle(ctx, 3*b.mergeAfter())
 		}
 	}
 	if err := errors.Join(err, m.stop()); err != nil {
@@ -113,9 +119,9 @@ func (b *bench) loadOnce(ctx context.Context, name string, bodies [][]body) (*lo
 	return l, u, errors.Join(err, os.RemoveAll(m.dir))
 }
 
-// settle waits until nothing is left to be merged, and returns the CPU time that
-// was used meanwhile.
-func (m *manager) settle(ctx context.Context) (time.Duration, error) {
+// settle waits until nothing was left to be merged for some time, and returns the
+// CPU time that was used meanwhile.
+func (m *manager) settle(ctx context.Context, quiet time.Duration) (time.Duration, error) {
 	before, err := m.cpu()
 	if err != nil {
 		return 0, err
@@ -130,7 +136,7 @@ func (m *manager) settle(ctx context.Context) (time.Duration, error) {
 		if since.IsZero() {
 			since = time.Now()
 		}
-		if time.Since(since) < 3*mergeAfter {
+		if time.Since(since) < quiet {
 			return errors.New("more may come")
 		}
 		return nil

@@ -155,16 +155,19 @@ var (
 	answered = regexp.MustCompile(`"HTTP/1\.1 200`)
 )
 
-// storeSynced looks, behind line from, for the first answer of the manager, and
-// tells whether the log of a service's store, which Badger writes through a
-// memory map, was synced before.
-func storeSynced(text, service string, from int) error {
-	at, synced := map[string]string{}, false
+// storeSynced looks, behind line from, for the first write to a stream's file and
+// the first answer of the manager after it, and tells whether the log of a
+// service's store, which Badger writes through a memory map, was synced between
+// them. Answers before the write are those of earlier requests, which strace may
+// write down late.
+func storeSynced(text, stream, service string, from int) error {
+	at, written, synced := map[string]string{}, false, false
 	for n, line := range strings.Split(text, "\n") {
 		if m := mapped.FindStringSubmatch(line); m != nil {
 			at[m[2]] = m[1]
 		}
-		if n < from {
+		written = written || n >= from && strings.Contains(line, "write") && strings.Contains(line, "/streams/"+stream+"/msgs/")
+		if !written {
 			continue
 		}
 		if m := msynced.FindStringSubmatch(line); m != nil && strings.Contains(at[m[1]], "/"+service+"/") && strings.HasSuffix(at[m[1]], ".mem") {
@@ -193,12 +196,12 @@ func TestStoreSyncedBeforeAnswer(t *testing.T) {
 			p, log := startTraced(t, "--sync", tc.sync)
 			e := p.enrol()
 			for _, step := range []struct {
-				name, service string
-				do            func()
+				name, stream, service string
+				do                    func()
 			}{
-				{"POST /rules", "rule-engine", func() { p.data(http.MethodPost, "/rules", testRule) }},
-				{"PUT /endpoints", "endpoint-registry", func() { p.enrol() }},
-				{"POST command", "command-dispatch", func() { p.command(e, `{"command-line":"whoami"}`) }},
+				{"POST /rules", "KV_rules", "rule-engine", func() { p.data(http.MethodPost, "/rules", testRule) }},
+				{"PUT /endpoints", "KV_endpoints", "endpoint-registry", func() { p.enrol() }},
+				{"POST command", "KV_commands", "command-dispatch", func() { p.command(e, `{"command-line":"whoami"}`) }},
 			} {
 				before, err := os.ReadFile(log)
 				if err != nil {
@@ -211,7 +214,7 @@ func TestStoreSyncedBeforeAnswer(t *testing.T) {
 					if err != nil {
 						return err
 					}
-					if found = storeSynced(string(text), step.service, bytes.Count(before, []byte("\n"))); errors.Is(found, errNoAnswer) {
+					if found = storeSynced(string(text), step.stream, step.service, bytes.Count(before, []byte("\n"))); errors.Is(found, errNoAnswer) {
 						return found
 					}
 					return nil

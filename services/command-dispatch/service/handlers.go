@@ -151,6 +151,9 @@ func (s *Service) queue(ctx context.Context, q message.CommandQueueRequest) (mes
 	failpoint.Hit(failpoint.QueueAfterWrite)
 	r.Order = rev
 	s.log.Info("command queued", "endpoint", r.Endpoint, "command", r.UUID, "actor", r.Actor)
+	if err := s.view.Wait(ctx, rev); err != nil {
+		return none, fault.New(fault.Unavailable, "command %s is queued, do not send it again, but the view of commands has not come to it yet: %v", r.UUID, err)
+	}
 	return message.CommandReply{Command: &r, Revision: rev}, nil
 }
 

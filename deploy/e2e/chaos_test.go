@@ -46,7 +46,7 @@ type crashes struct {
 // ended before it could answer.
 func (c *crashes) launch(points ...string) (*proc, bool) {
 	c.t.Helper()
-	p := &proc{t: c.t, dir: c.dir, args: []string{"--tls", "off", "--drop-dir", c.drops, "--merge-after", "50ms"}, env: []string{"NIGHTJAR_FAILPOINTS=" + strings.Join(points, ",")}}
+	p := &proc{t: c.t, dir: c.dir, args: []string{"--tls", "off", "--drop-dir", c.drops, "--merge-after", "50ms", "--command-history", "100000"}, env: []string{"NIGHTJAR_FAILPOINTS=" + strings.Join(points, ",")}}
 	if c.now.Load() == nil {
 		c.now.Store(p)
 		c.t.Cleanup(func() { // of the last one

@@ -64,9 +64,18 @@ func (v *View) explained(ctx context.Context, info *jetstream.StreamInfo, first 
 	return below, first <= below, err
 }
 
+// untilCheck returns how long to wait until the next check.
+func (v *View) untilCheck() time.Duration {
+	if v.ready.Load() {
+		return v.cfg.CheckEvery
+	}
+	return min(v.cfg.CheckEvery, checkBehind)
+}
+
 // check makes sure that the stream that is followed is still the same. It
-// tells whether a view without anything to do should begin anew, because its
-// stream has grown by messages that are not for it.
+// tells whether a view to which nothing has come should begin anew: because its
+// stream has grown by messages that are not for it, or because it is behind by
+// messages that do not come. They may have been removed since they were counted.
 func (v *View) check(ctx context.Context, s jetstream.Stream, idle bool) (again bool, err error) {
 	info, err := s.Info(ctx)
 	if err != nil {
@@ -75,7 +84,7 @@ func (v *View) check(ctx context.Context, s jetstream.Stream, idle bool) (again 
 	if !v.pos.Created.Equal(info.Created) {
 		return false, v.identify(ctx, info)
 	}
-	return idle && v.skips() && info.State.LastSeq > v.pos.Seq, nil
+	return idle && (!v.ready.Load() || v.skips() && info.State.LastSeq > v.pos.Seq), nil
 }
 
 // removed tells whether what is missing from the stream up to and including a

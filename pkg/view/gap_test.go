@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,6 +19,8 @@ import (
 
 	"github.com/nightjar-edr/nightjar/pkg/bus"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+	"github.com/nightjar-edr/nightjar/pkg/natstest"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
@@ -567,6 +571,54 @@ func TestExclusive(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := c.Wait(t.Context(), last); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A view is up to date when what waited for it is removed before it came: nothing
+// else would tell it so.
+func TestReadyWhenWhatWaitedIsRemoved(t *testing.T) {
+	b := natstest.Start(t).Bus(t, "test")
+	if _, err := b.JS.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
+		t.Fatal(err)
+	}
+	const all = 4000 // more than are on their way at a time
+	for range all {
+		if _, err := b.JS.PublishAsync("s", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-b.JS.PublishAsyncComplete()
+	db, err := store.Open(store.Options{Dir: filepath.Join(t.TempDir(), "v")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	v, err := view.New(view.Config{Name: "v", Stream: "S", DB: db, JS: b.JS, Log: lifecycle.Discard(),
+		Fold: func(*badger.Txn, []view.Msg) (func(), error) {
+			once.Do(func() { close(begun) })
+			<-goOn
+			return nil, nil
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- v.Run(ctx) }()
+	<-begun
+	if err := stream.Remove(t.Context(), b.JS, "S", all+1); err != nil {
+		t.Fatal(err)
+	}
+	close(goOn)
+	limited, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	defer stop()
+	if err := v.WaitReady(limited); err != nil {
+		t.Errorf("%v, at sequence %d of %d", err, v.Position(), all)
+	}
+	cancel()
+	if err := errors.Join(<-done, db.Close()); err != nil {
 		t.Fatal(err)
 	}
 }

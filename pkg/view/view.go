@@ -99,8 +99,13 @@ type Config struct {
 	Room func() error
 }
 
-// checkEvery is what CheckEvery is by default.
-const checkEvery = 30 * time.Second
+const (
+	// checkEvery is what CheckEvery is by default.
+	checkEvery = 30 * time.Second
+	// checkBehind is how often a view that is behind looks whether what it waits
+	// for is still to come.
+	checkBehind = 2 * time.Second
+)
 
 // position is what is kept in the store beside the folded facts.
 type position struct {
@@ -332,7 +337,7 @@ func (v *View) follow(ctx context.Context) error {
 	}
 	defer consume.Stop()
 	closed := consume.Closed() // each call makes a goroutine that waits
-	check := time.NewTicker(v.cfg.CheckEvery)
+	check := time.NewTimer(v.untilCheck())
 	defer check.Stop()
 	idle := false
 	var group []Msg
@@ -340,6 +345,7 @@ func (v *View) follow(ctx context.Context) error {
 		group = group[:0]
 		select {
 		case <-check.C:
+			check.Reset(v.untilCheck())
 			if again, err := v.check(ctx, s, idle); again || err != nil {
 				return err
 			}

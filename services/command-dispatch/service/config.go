@@ -36,21 +36,31 @@ type Config struct {
 // Flags adds the service's own flags and returns the function that makes the
 // service once they are read.
 func Flags(fs *flag.FlagSet) func(lifecycle.Env) (lifecycle.Component, error) {
-	history := fs.Int("command-history", DefaultHistory, "how many commands of an endpoint are kept, beside those that wait")
-	queued := fs.Int("max-queued", DefaultMaxQueued, "how many commands may wait for an endpoint; more are refused")
-	config.Check(fs, "max-queued", func() error {
-		if *queued < 1 {
-			return errors.New("want at least 1")
-		}
-		return nil
-	})
-	config.Check(fs, "command-history", func() error {
-		if *history < 1 {
-			return errors.New("want at least 1")
-		}
-		return nil
-	})
+	var cfg Config
+	AddBounds(fs, &cfg.History, &cfg.MaxQueued)
 	return func(env lifecycle.Env) (lifecycle.Component, error) {
-		return New(Config{Env: env, History: *history, MaxQueued: *queued})
+		cfg.Env = env
+		return New(cfg)
+	}
+}
+
+// AddBounds adds the flags of Config.History and Config.MaxQueued.
+func AddBounds(fs *flag.FlagSet, history, queued *int) {
+	for _, bound := range []struct {
+		into  *int
+		name  string
+		value int
+		usage string
+	}{
+		{history, "command-history", DefaultHistory, "how many commands of an endpoint are kept, beside those that wait"},
+		{queued, "max-queued", DefaultMaxQueued, "how many commands may wait for an endpoint; more are refused"},
+	} {
+		fs.IntVar(bound.into, bound.name, bound.value, bound.usage)
+		config.Check(fs, bound.name, func() error {
+			if *bound.into < 1 {
+				return errors.New("want at least 1")
+			}
+			return nil
+		})
 	}
 }

@@ -52,6 +52,9 @@ type Config struct {
 	// commands of an endpoint that wait.
 	MaxCommandFiles config.Bytes
 	MaxQueued       int
+	// CommandHistory is how many commands of an endpoint are kept beside those
+	// that wait.
+	CommandHistory int
 	// MergeAfter is how long nothing must have come for an hour of an endpoint
 	// until what is stored of it is merged.
 	MergeAfter config.Duration
@@ -92,7 +95,7 @@ func AddFlags(fs *flag.FlagSet) *Config {
 	config.Check(fs, "retention-alerts-size", func() error { return config.CheckBelow(c.RetentionAlertsSize, "max-store", c.MaxStore) })
 	fs.Var(&c.MinFree, "min-free", "bytes of the file system of data-dir that stay free, at most a fifth of it; ingest is refused while fewer are")
 	fs.Var(&c.MaxCommandFiles, "max-command-files", "bytes that the files of all commands and results may have; more are refused beyond")
-	fs.IntVar(&c.MaxQueued, "max-queued", dispatch.DefaultMaxQueued, "how many commands may wait for an endpoint; more are refused")
+	dispatch.AddBounds(fs, &c.CommandHistory, &c.MaxQueued)
 	ingest.AddMergeAfter(fs, &c.MergeAfter)
 	fs.Var(&c.Sync, "sync", "always: every acknowledgement is on stable storage; or an interval such as 10s, which a power cut may lose")
 	c.Traces = tracing.AddFlags(fs)

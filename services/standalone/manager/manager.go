@@ -196,7 +196,7 @@ func (m *Manager) build(siems []string) error {
 			return scorer.New(scorer.Config{Env: e})
 		}},
 		{access.Commands, func(e lifecycle.Env) (lifecycle.Component, error) {
-			return dispatch.New(dispatch.Config{Env: e, MaxQueued: m.cfg.MaxQueued})
+			return dispatch.New(dispatch.Config{Env: e, MaxQueued: m.cfg.MaxQueued, History: m.cfg.CommandHistory})
 		}},
 		{access.Gateway, func(e lifecycle.Env) (lifecycle.Component, error) {
 			cfg := gateway.Config{Env: e, AdminAddr: m.cfg.AdminAddr, AgentAddr: m.cfg.AgentAddr,

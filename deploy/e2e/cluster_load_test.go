@@ -275,7 +275,7 @@ func (l *load) verifyCommands() {
 			return err
 		})
 		var history []struct{ UUID, State string }
-		if err := json.Unmarshal(l.doors[0].data(http.MethodGet, "/endpoints/"+e.UUID+"/commands", ""), &history); err != nil {
+		if err := json.Unmarshal(l.doors[0].data(http.MethodGet, "/endpoints/"+e.UUID+"/commands?limit=100000", ""), &history); err != nil {
 			l.t.Fatal(err)
 		}
 		for _, h := range history {

@@ -26,7 +26,7 @@ var detectGoals = map[string]struct {
 // detect runs the detector's benchmark: one worker beside plain gene, decoding
 // included. Without recorded data it has synthetic rules and no goal.
 func (b *bench) detect(ctx context.Context) error {
-	args := []string{"test", "-run", "^$", "-benchtime", b.sizeText("1s", "50ms"), "-bench"}
+	args := []string{"test", "-run", "^$", "-benchtime", either(b.short, "50ms", "1s"), "-bench"}
 	if os.Getenv("NIGHTJAR_TESTDATA") != "" {
 		args = append(args, "^BenchmarkDetectRecorded$", "-tags", "recorded")
 	} else {
@@ -51,14 +51,6 @@ func (b *bench) detect(ctx context.Context) error {
 		return errors.New("the detector's benchmark printed no figure")
 	}
 	return nil
-}
-
-// sizeText is one of two texts, for a whole run and a short one.
-func (b *bench) sizeText(whole, short string) string {
-	if b.short {
-		return short
-	}
-	return whole
 }
 
 // detectFigure reads a line of the output of go test.

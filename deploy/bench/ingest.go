@@ -87,10 +87,7 @@ func (b *bench) addDisk(name string, l *loaded, u usage, baseline float64) {
 // mergeAfter is how long nothing comes until what is stored is merged; an hour
 // with little in it waits 20 times as long.
 func (b *bench) mergeAfter() time.Duration {
-	if b.short {
-		return 100 * time.Millisecond
-	}
-	return time.Second
+	return either(b.short, 100*time.Millisecond, time.Second)
 }
 
 // loadOnce loads a fresh manager, waits until all of it is merged, stops it, and

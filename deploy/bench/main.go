@@ -149,10 +149,15 @@ func (b *bench) add(f figure) {
 // size chooses between the full size of something, scaled, and the short one,
 // which is the least.
 func (b *bench) size(full, short int) int {
-	if b.short {
+	return either(b.short, short, max(short, int(b.scale*float64(full))/short*short))
+}
+
+// either is what a short run takes, or a whole one.
+func either[T any](isShort bool, short, whole T) T {
+	if isShort {
 		return short
 	}
-	return max(short, int(b.scale*float64(full))/short*short)
+	return whole
 }
 
 // start starts a manager on a folder of its own.

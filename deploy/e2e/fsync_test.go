@@ -99,6 +99,24 @@ func syncedBeforeAnswer(list []*call, stream string, from int) error {
 	return errNoAnswer
 }
 
+// watched does something and looks, again and again until its answer is there,
+// at what strace wrote of it, which is what stands behind line from.
+func watched(t *testing.T, log, what string, do func(), look func(from int) error) (found error) {
+	t.Helper()
+	before, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	do()
+	eventually(t, what, func() error {
+		if found = look(bytes.Count(before, []byte("\n"))); errors.Is(found, errNoAnswer) {
+			return found
+		}
+		return nil
+	})
+	return found
+}
+
 // syncs counts the syncs of a stream's files.
 func syncs(list []*call, stream string) (n int) {
 	for _, c := range list {
@@ -131,18 +149,7 @@ func TestSyncedBeforeAnswer(t *testing.T) {
 		}},
 		{"upload", "OBJ_artifacts", func() { p.mustSend(e, artifact{Filename: "f.bin", Content: []byte("dump")}) }},
 	} {
-		before, err := os.ReadFile(log)
-		if err != nil {
-			t.Fatal(err)
-		}
-		step.do()
-		var found error
-		eventually(t, step.name, func() error {
-			if found = syncedBeforeAnswer(calls(t, log), step.stream, bytes.Count(before, []byte("\n"))); errors.Is(found, errNoAnswer) {
-				return found
-			}
-			return nil
-		})
+		found := watched(t, log, step.name, step.do, func(from int) error { return syncedBeforeAnswer(calls(t, log), step.stream, from) })
 		if found != nil {
 			t.Errorf("%s: %v", step.name, found)
 		}
@@ -160,9 +167,14 @@ var (
 // service's store, which Badger writes through a memory map, was synced between
 // them. Answers before the write are those of earlier requests, which strace may
 // write down late.
-func storeSynced(text, stream, service string, from int) error {
+func storeSynced(t *testing.T, log, stream, service string, from int) error {
+	t.Helper()
+	text, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
 	at, written, synced := map[string]string{}, false, false
-	for n, line := range strings.Split(text, "\n") {
+	for n, line := range strings.Split(string(text), "\n") {
 		if m := mapped.FindStringSubmatch(line); m != nil {
 			at[m[2]] = m[1]
 		}
@@ -203,22 +215,7 @@ func TestStoreSyncedBeforeAnswer(t *testing.T) {
 				{"PUT /endpoints", "KV_endpoints", "endpoint-registry", func() { p.enrol() }},
 				{"POST command", "KV_commands", "command-dispatch", func() { p.command(e, `{"command-line":"whoami"}`) }},
 			} {
-				before, err := os.ReadFile(log)
-				if err != nil {
-					t.Fatal(err)
-				}
-				step.do()
-				var found error
-				eventually(t, step.name, func() error {
-					text, err := os.ReadFile(log)
-					if err != nil {
-						return err
-					}
-					if found = storeSynced(string(text), step.stream, step.service, bytes.Count(before, []byte("\n"))); errors.Is(found, errNoAnswer) {
-						return found
-					}
-					return nil
-				})
+				found := watched(t, log, step.name, step.do, func(from int) error { return storeSynced(t, log, step.stream, step.service, from) })
 				if (found == nil) != tc.synced {
 					t.Errorf("%s: %v", step.name, found)
 				}

@@ -20,3 +20,15 @@ func Repeat(ctx context.Context, interval time.Duration, f func()) {
 		}
 	}
 }
+
+// Sleep returns nil after d, or the error of ctx when that ends before.
+func Sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}

@@ -2,6 +2,7 @@ package lifecycle_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -22,5 +23,17 @@ func TestRepeat(t *testing.T) {
 		if calls < want {
 			t.Errorf("every %s: %d calls, want %d", interval, calls, want)
 		}
+	}
+}
+
+// Sleep ends with its time or with its context, and says which.
+func TestSleep(t *testing.T) {
+	if err := lifecycle.Sleep(t.Context(), time.Millisecond); err != nil {
+		t.Errorf("a sleep to its end: %v", err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := lifecycle.Sleep(ended, time.Hour); !errors.Is(err, context.Canceled) {
+		t.Errorf("a sleep in a context that has ended: %v", err)
 	}
 }

@@ -95,9 +95,8 @@ func purge(t *testing.T, b *bus.Bus, seq uint64) {
 	}
 }
 
-// away returns a view that has folded 10 messages and was stopped when 20 more
-// came.
-func away(t *testing.T, filters []string) *counter {
+// stopped returns a view that has folded 10 messages and was stopped.
+func stopped(t *testing.T, filters []string) *counter {
 	t.Helper()
 	c := setup(t)
 	c.filters = filters
@@ -106,6 +105,13 @@ func away(t *testing.T, filters []string) *counter {
 		t.Fatal(err)
 	}
 	c.stop()
+	return c
+}
+
+// away returns a view that was stopped when 20 more messages came.
+func away(t *testing.T, filters []string) *counter {
+	t.Helper()
+	c := stopped(t, filters)
 	publish(t, c.bus, "s.a", 20)
 	return c
 }
@@ -261,13 +267,7 @@ func TestGapIsNoticed(t *testing.T) {
 	} {
 		for _, filters := range [][]string{nil, {"s.a"}} {
 			t.Run(fmt.Sprint(name, filters), func(t *testing.T) {
-				c := setup(t)
-				c.filters = filters
-				c.open()
-				if err := c.Wait(t.Context(), publish(t, c.bus, "s.a", 10)); err != nil {
-					t.Fatal(err)
-				}
-				c.stop()
+				c := stopped(t, filters)
 				damage(t, c)
 				c.open()
 				defer c.stop()
@@ -604,9 +604,7 @@ func TestReadyWhenWhatWaitedIsRemoved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- v.Run(ctx) }()
+	end := run(t, v, db)
 	<-begun
 	if err := stream.Remove(t.Context(), b.JS, "S", all+1); err != nil {
 		t.Fatal(err)
@@ -617,8 +615,5 @@ func TestReadyWhenWhatWaitedIsRemoved(t *testing.T) {
 	if err := v.WaitReady(limited); err != nil {
 		t.Errorf("%v, at sequence %d of %d", err, v.Position(), all)
 	}
-	cancel()
-	if err := errors.Join(<-done, db.Close()); err != nil {
-		t.Fatal(err)
-	}
+	end()
 }

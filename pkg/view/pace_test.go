@@ -36,9 +36,7 @@ func TestPaceFoldsTogether(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- v.Run(ctx) }()
+	stop := run(t, v, db)
 	publish := func(n int) {
 		for range n {
 			if _, err := b.JS.Publish(t.Context(), "s", make([]byte, 512<<10)); err != nil {
@@ -65,11 +63,5 @@ func TestPaceFoldsTogether(t *testing.T) {
 		}
 	}
 	publish(1) // waits, and must not keep the view from ending
-	cancel()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
+	stop()
 }

@@ -44,18 +44,7 @@ func bucketView(t *testing.T, b *bus.Bus, bucket string, keys ...string) (v *vie
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- v.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(run(t, v, db))
 	return v, func(key string) (s string) {
 		err := db.View(func(txn *badger.Txn) error {
 			item, err := txn.Get([]byte("$KV." + bucket + "." + key))

@@ -58,16 +58,22 @@ func (c *counter) open() {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(c.t.Context())
+	c.stop = run(c.t, c.View, db)
+}
+
+// run runs a view and returns what ends it and closes its store. The test must
+// call that.
+func run(t *testing.T, v *view.View, db *store.DB) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- c.Run(ctx) }()
-	c.stop = func() {
+	go func() { done <- v.Run(ctx) }()
+	return func() {
 		cancel()
 		if err := <-done; err != nil {
-			c.t.Errorf("run: %v", err)
+			t.Errorf("run: %v", err)
 		}
 		if err := db.Close(); err != nil {
-			c.t.Error(err)
+			t.Error(err)
 		}
 	}
 }

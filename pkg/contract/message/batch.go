@@ -99,8 +99,8 @@ func Compress(dst, src []byte) []byte {
 	return c.enc.EncodeAll(src, dst)
 }
 
-// compressed returns the zstd form of src in memory of that size.
-func compressed(src []byte) []byte {
+// Compressed returns the zstd form of src in memory of its own, no more than that takes.
+func Compressed(src []byte) []byte {
 	c := compressors.Get().(*compressor)
 	defer compressors.Put(c)
 	buf := c.enc.EncodeAll(src, c.buf[:0])
@@ -165,7 +165,7 @@ func (b *Batch) BatchMsg(joined []byte, count int) *nats.Msg {
 	if len(joined) >= 256 && len(joined) <= maxStored {
 		data = store(make([]byte, 0, len(joined)+16), joined)
 	} else {
-		data = compressed(joined)
+		data = Compressed(joined)
 	}
 	id := sha256.New()
 	id.Write([]byte(b.Endpoint))

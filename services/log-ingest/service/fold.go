@@ -74,13 +74,13 @@ func (f *folder) fold(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 	defer b.Close()
 	var t tally
 	for _, of := range byEndpoint(msgs) {
-		f.makeRoom(msgs, of)
-		for _, i := range of {
-			if f.isRemoved(&msgs[i]) {
+		f.makeRoom(of)
+		for i := range of {
+			if f.isRemoved(&of[i]) {
 				t.removed++
 				continue
 			}
-			if err := f.add(f, b, &msgs[i], &t); err != nil {
+			if err := f.add(f, b, &of[i], &t); err != nil {
 				return nil, err
 			}
 		}
@@ -100,10 +100,9 @@ func (f *folder) fold(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 	}, nil
 }
 
-// byEndpoint returns the indexes of messages, in order, of one endpoint after the
-// other: what is done for one finds its lines in the caches of the CPU.
-func byEndpoint(msgs []view.Msg) [][]int {
-	var all [][]int
+// byEndpoint returns messages, in their order, of one endpoint after the other: what is done for one finds its lines in the caches of the CPU.
+func byEndpoint(msgs []view.Msg) [][]view.Msg {
+	var all [][]view.Msg
 	place := map[string]int{}
 	for i := range msgs {
 		endpoint := subject.Endpoint(msgs[i].Subject)
@@ -113,22 +112,18 @@ func byEndpoint(msgs []view.Msg) [][]int {
 			place[endpoint] = n
 			all = append(all, nil)
 		}
-		all[n] = append(all[n], i)
+		all[n] = append(all[n], msgs[i])
 	}
 	return all
 }
 
 // makeRoom makes the arena ready for the lines of some messages.
-func (f *folder) makeRoom(msgs []view.Msg, of []int) {
+func (f *folder) makeRoom(msgs []view.Msg) {
 	f.arena = f.arena[:0]
 	if f.kind != logstore.Events {
 		return
 	}
-	size := uint64(0)
-	for _, i := range of {
-		size += lineBytes(msgs[i : i+1])
-	}
-	if size > uint64(cap(f.arena)) {
+	if size := lineBytes(msgs); size > uint64(cap(f.arena)) {
 		f.arena = make([]byte, 0, max(firstArena, size+size/4))
 	}
 }

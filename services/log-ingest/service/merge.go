@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/services/log-ingest/internal/logstore"
 )
 
@@ -104,12 +105,5 @@ func (s *Service) mergeSome(ctx context.Context, f *folder) (logstore.Merged, er
 // rest lets others work after a step of merging.
 func (s *Service) rest(ctx context.Context, took time.Duration) error {
 	s.merging.seconds.Add(took.Seconds())
-	t := time.NewTimer((mergeShare - 1) * took)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
+	return lifecycle.Sleep(ctx, (mergeShare-1)*took)
 }

@@ -101,23 +101,17 @@ func (t *part) forget(endpoint string, generation uint64) error {
 func (t *part) start(ctx context.Context, g *errgroup.Group) {
 	ctx, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
-	work.Add(1)
-	g.Go(func() error {
-		defer work.Done()
-		t.merge(ctx)
-		return nil
-	})
+	run := func(f func() error) {
+		work.Add(1)
+		g.Go(func() error {
+			defer work.Done()
+			return f()
+		})
+	}
+	run(func() error { t.merge(ctx); return nil })
 	for i, v := range t.views() {
-		work.Add(2)
-		g.Go(func() error {
-			defer work.Done()
-			return v.Run(ctx)
-		})
-		g.Go(func() error {
-			defer work.Done()
-			t.follow(ctx, t.folders[i], v)
-			return nil
-		})
+		run(func() error { return v.Run(ctx) })
+		run(func() error { t.follow(ctx, t.folders[i], v); return nil })
 	}
 	t.stop = func() { cancel(); work.Wait() }
 }

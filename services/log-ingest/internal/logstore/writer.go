@@ -79,8 +79,8 @@ type Writer struct {
 	touched bool
 	// swept is the arrival below which lines are no repetitions any more.
 	swept atomic.Uint64
-	// raw and packed are the lines of the chunk in hand.
-	raw, packed []byte
+	// raw are the lines of the chunk in hand.
+	raw []byte
 }
 
 // NewWriter returns a writer that keeps at most about cacheBytes in memory
@@ -272,7 +272,7 @@ func (b *Batch) Write(txn *badger.Txn) error {
 			}
 			rest = rest[n:]
 		}
-		if len(p.chunks) > 0 && !p.state.marked {
+		if !p.state.marked {
 			if err := txn.Set(freshKey(b.w.kind, p.id.endpoint, p.id.hour), nil); err != nil {
 				return fmt.Errorf("mark of an hour: %w", err)
 			}
@@ -303,8 +303,7 @@ func (w *Writer) pack(lines []entry) []byte {
 	for i := range lines {
 		w.raw = append(append(w.raw, lines[i].line...), '\n')
 	}
-	w.packed = message.Compress(w.packed[:0], w.raw)
-	return slices.Clone(w.packed)
+	return message.Compressed(w.raw)
 }
 
 // framesOf returns the frames that lines are, nil when they are not.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 )
 
 // Bounds of the exchange with JetStream, whose requests for snapshots are those
@@ -180,14 +182,15 @@ func restore(ctx context.Context, nc *nats.Conn, cfg *server.StreamConfig, state
 func send(ctx context.Context, nc *nats.Conn, subject string, data []byte, patience time.Duration) (created server.JSApiStreamCreateResponse, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	m, err := nc.RequestWithContext(ctx, subject, data)
-	for known := time.Now().Add(unknown); errors.Is(err, nats.ErrNoResponders) && time.Now().Before(known); {
-		select {
-		case <-ctx.Done():
-			return created, context.Cause(ctx)
-		case <-time.After(20 * time.Millisecond):
-		}
+	var m *nats.Msg
+	for known := time.Now().Add(unknown); ; {
 		m, err = nc.RequestWithContext(ctx, subject, data)
+		if !errors.Is(err, nats.ErrNoResponders) || time.Now().After(known) {
+			break
+		}
+		if lifecycle.Sleep(ctx, 20*time.Millisecond) != nil {
+			return created, context.Cause(ctx)
+		}
 	}
 	if err != nil {
 		return created, err

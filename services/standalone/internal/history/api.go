@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 )
 
 const (
@@ -49,7 +51,7 @@ type api struct {
 // newAPI returns the API at a URL, of which scheme and host count. trusted, if
 // not nil, are the certificates to trust in place of the system's.
 func newAPI(at *url.URL, key string, trusted []*x509.Certificate) *api {
-	return &api{base: at.Scheme + "://" + at.Host, key: key, pause: pause, http: &http.Client{
+	return &api{base: at.Scheme + "://" + at.Host, key: key, pause: lifecycle.Sleep, http: &http.Client{
 		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: trust(trusted, at.Hostname()),
 			ResponseHeaderTimeout: answerTimeout, TLSHandshakeTimeout: 30 * time.Second},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -82,17 +84,6 @@ func trust(trusted []*x509.Certificate, host string) *tls.Config {
 			_, err := leaf.Verify(opts)
 			return err
 		},
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
 	}
 }
 

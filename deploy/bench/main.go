@@ -115,6 +115,11 @@ func run(ctx context.Context, args []string) (err error) {
 func (b *bench) prepare(ctx context.Context) error {
 	testdata := os.Getenv("NIGHTJAR_TESTDATA")
 	var err error
+	if b.profile != "" {
+		if err := os.MkdirAll(b.profile, 0o755); err != nil {
+			return err
+		}
+	}
 	if b.binary == "" {
 		b.binary = filepath.Join(b.dir, "standalone")
 		build := exec.CommandContext(ctx, "go", "build", "-o", b.binary, "./services/standalone")

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -32,6 +33,9 @@ type chaos struct {
 	// ending tells the load to begin nothing new.
 	ending atomic.Bool
 	load   sync.WaitGroup
+	// stuck, unless it is nil, ends a manager that does not answer and says
+	// where to read what it did.
+	stuck func(p *proc) string
 }
 
 // begin chooses the seed.
@@ -50,8 +54,13 @@ func (c *chaos) rand(who uint64) *rand.Rand { return rand.New(rand.NewPCG(c.seed
 // clients do, and returns of how many attempts the outcome is not known.
 func (c *chaos) again(what string, request func(p *proc) error) (unknown int) {
 	for end := time.Now().Add(3 * deadline); ; unknown++ {
-		err := request(c.now.Load())
+		p := c.now.Load()
+		err := request(p)
 		if err == nil {
+			return unknown
+		}
+		if late, ok := errors.AsType[net.Error](err); ok && late.Timeout() && c.stuck != nil {
+			c.t.Errorf("%s: %v; %s", what, err, c.stuck(p))
 			return unknown
 		}
 		if time.Now().After(end) {

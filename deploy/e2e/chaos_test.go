@@ -118,14 +118,40 @@ func (c *crashes) notes(but ...string) []string {
 // awaitReady waits until the manager is ready or has ended.
 func (c *crashes) awaitReady(p *proc) {
 	c.t.Helper()
-	eventually(c.t, "ready", func() error {
+	for end := time.Now().Add(2 * deadline); ; time.Sleep(20 * time.Millisecond) {
 		select {
 		case <-p.exited:
-			return nil
+			return
 		default:
-			return p.ready()
 		}
-	})
+		err := p.ready()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			c.t.Fatalf("not ready: %v; %s", err, dump(p))
+		}
+	}
+}
+
+// dump ends a manager with SIGQUIT, on which Go prints what each goroutine does,
+// and names a file with its whole log, which stays.
+func dump(p *proc) string {
+	if err := p.cmd.Process.Signal(syscall.SIGQUIT); err != nil {
+		return err.Error()
+	}
+	<-p.exited
+	f, err := os.CreateTemp("", "nightjar-log-")
+	if err != nil {
+		return err.Error()
+	}
+	if _, err := f.WriteString(p.log()); err != nil {
+		return err.Error()
+	}
+	if err := f.Close(); err != nil {
+		return err.Error()
+	}
+	return "what it did is at the end of " + f.Name()
 }
 
 // at starts the manager, has it killed at a failpoint, and tells whether it
@@ -198,6 +224,7 @@ func (c *crashes) stop(p *proc) {
 // was acknowledged.
 func TestChaos(t *testing.T) {
 	c := &crashes{dir: t.TempDir(), noted: map[string]bool{}}
+	c.stuck = dump
 	c.begin(t)
 	r := c.rand(0)
 	p, up := c.launch(c.notes()...)

@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -31,6 +32,37 @@ func TestPlacementAwaitsServers(t *testing.T) {
 	cancel()
 	if _, err := placed(ctx, func() (int, error) { return 0, &jetstream.APIError{ErrorCode: noSuitablePeers} }); err == nil {
 		t.Error("no error when the context ends")
+	}
+}
+
+// A server that is slow is asked again; what it refuses, it refuses once, and
+// nobody waits longer than its caller.
+func TestSlowServerIsAskedAgain(t *testing.T) {
+	refused := errors.New("refused")
+	for _, tc := range []struct {
+		name    string
+		answers []error
+		want    error
+	}{
+		{"in time", []error{nil}, nil},
+		{"late twice", []error{context.DeadlineExceeded, fmt.Errorf("update: %w", context.DeadlineExceeded), nil}, nil},
+		{"late, then refused", []error{context.DeadlineExceeded, refused}, refused},
+	} {
+		asked := 0
+		_, err := patiently(t.Context(), func() (int, error) { asked++; return 0, tc.answers[asked-1] })
+		if !errors.Is(err, tc.want) || asked != len(tc.answers) {
+			t.Errorf("%s: %v after %d questions", tc.name, err, asked)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	asked := 0
+	_, err := patiently(ctx, func() (int, error) {
+		asked++
+		cancel()
+		return 0, context.DeadlineExceeded
+	})
+	if !errors.Is(err, context.DeadlineExceeded) || asked != 1 {
+		t.Errorf("%v after %d questions, when the context ends", err, asked)
 	}
 }
 

@@ -61,6 +61,11 @@ const MarkerTTL = 30 * 24 * time.Hour
 // moment after they take requests, and at the latest 10 seconds after.
 const placementTimeout = 20 * time.Second
 
+// patience bounds how often a definition is written again to a server that
+// gives no answer: one whose disk is busy is slow for a moment, and no reason
+// for a service to end.
+const patience = 2 * time.Minute
+
 // overlap is longer than what an owner takes that looks at a stream and then
 // changes it by what it has seen.
 const overlap = 250 * time.Millisecond
@@ -123,7 +128,8 @@ func definition(name string, l Limits) (jetstream.StreamConfig, error) {
 }
 
 // Ensure creates a stream or brings it to its definition. Only the stream's
-// owner calls it. It is idempotent. What it changes in a stream that is there
+// owner calls it. It is idempotent, and asks a server that does not answer in
+// time again, for two minutes. What it changes in a stream that is there
 // holds against another owner that was amid a removal; of two that want
 // different things the last one wins.
 func Ensure(ctx context.Context, js jetstream.JetStream, name string, l Limits) error {
@@ -135,10 +141,12 @@ func Ensure(ctx context.Context, js jetstream.JetStream, name string, l Limits) 
 		return c.MaxBytes == cfg.MaxBytes && c.Replicas == cfg.Replicas && c.Duplicates == cfg.Duplicates &&
 			c.Compression == cfg.Compression && c.AllowAtomicPublish == cfg.AllowAtomicPublish
 	}
-	err = define(ctx, js, name, is, func(metadata map[string]string) error {
-		cfg.Metadata = metadata
-		_, err := placed(ctx, func() (jetstream.Stream, error) { return js.CreateOrUpdateStream(ctx, cfg) })
-		return err
+	_, err = patiently(ctx, func() (struct{}, error) {
+		return struct{}{}, define(ctx, js, name, is, func(metadata map[string]string) error {
+			cfg.Metadata = metadata
+			_, err := placed(ctx, func() (jetstream.Stream, error) { return js.CreateOrUpdateStream(ctx, cfg) })
+			return err
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", name, err)
@@ -212,15 +220,28 @@ func placed[T any](ctx context.Context, create func() (T, error)) (T, error) {
 	}
 }
 
+// patiently repeats what a server did not answer in time, until ctx ends or
+// patience is over. What is repeated may have been done.
+func patiently[T any](ctx context.Context, do func() (T, error)) (T, error) {
+	for end := time.Now().Add(patience); ; {
+		v, err := do()
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil || time.Now().After(end) {
+			return v, err
+		}
+	}
+}
+
 // EnsureKV creates a key-value bucket or brings it to its definition, with
 // the given number of past values of each key kept. Only the bucket's owner
-// calls it. It is idempotent.
+// calls it. It is idempotent and as patient as Ensure.
 func EnsureKV(ctx context.Context, js jetstream.JetStream, bucket string, history uint8, replicas int) (jetstream.KeyValue, error) {
 	cfg := jetstream.KeyValueConfig{
 		Bucket: bucket, History: max(1, history), Replicas: max(1, replicas), Storage: jetstream.FileStorage,
 		LimitMarkerTTL: MarkerTTL,
 	}
-	kv, err := placed(ctx, func() (jetstream.KeyValue, error) { return js.CreateOrUpdateKeyValue(ctx, cfg) })
+	kv, err := patiently(ctx, func() (jetstream.KeyValue, error) {
+		return placed(ctx, func() (jetstream.KeyValue, error) { return js.CreateOrUpdateKeyValue(ctx, cfg) })
+	})
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", bucket, err)
 	}
@@ -228,7 +249,7 @@ func EnsureKV(ctx context.Context, js jetstream.JetStream, bucket string, histor
 }
 
 // EnsureObjects creates an object store or brings it to its definition. Only
-// the store's owner calls it. It is idempotent.
+// the store's owner calls it. It is idempotent and as patient as Ensure.
 func EnsureObjects(ctx context.Context, js jetstream.JetStream, name string, l Limits) (jetstream.ObjectStore, error) {
 	cfg := jetstream.ObjectStoreConfig{Bucket: name, Storage: jetstream.FileStorage, Replicas: max(1, l.Replicas), MaxBytes: -1}
 	if l.MaxBytes > 0 {
@@ -236,11 +257,13 @@ func EnsureObjects(ctx context.Context, js jetstream.JetStream, name string, l L
 	}
 	behind, _ := ObjectStream(name)
 	is := func(c jetstream.StreamConfig) bool { return c.MaxBytes == cfg.MaxBytes && c.Replicas == cfg.Replicas }
-	var o jetstream.ObjectStore
-	err := define(ctx, js, behind, is, func(metadata map[string]string) (err error) {
-		cfg.Metadata = metadata
-		o, err = placed(ctx, func() (jetstream.ObjectStore, error) { return js.CreateOrUpdateObjectStore(ctx, cfg) })
-		return err
+	o, err := patiently(ctx, func() (o jetstream.ObjectStore, err error) {
+		err = define(ctx, js, behind, is, func(metadata map[string]string) (err error) {
+			cfg.Metadata = metadata
+			o, err = placed(ctx, func() (jetstream.ObjectStore, error) { return js.CreateOrUpdateObjectStore(ctx, cfg) })
+			return err
+		})
+		return o, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("object store %s: %w", name, err)

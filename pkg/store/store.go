@@ -68,8 +68,9 @@ func open(o Options, every, after time.Duration) (*DB, error) {
 		WithLogger(badgerLog{o.Log}).
 		WithNumCompactors(2).
 		WithMetricsEnabled(true). // without them Badger does not know its size
-		WithBlockCacheSize(8 << 20).
-		WithIndexCacheSize(8 << 20).
+		// A cache wakes the process 24 times a minute, for nothing where the
+		// whole store is in the page cache. Compressed blocks would need one.
+		WithBlockCacheSize(0).WithCompression(options.None).WithIndexCacheSize(0).
 		WithMemTableSize(4 << 20).
 		WithValueThreshold(256 << 10).
 		WithNumMemtables(2).
@@ -79,9 +80,9 @@ func open(o Options, every, after time.Duration) (*DB, error) {
 		// Values are compressed already. Small tables keep the buffers of
 		// flushes and compactions small, of which Badger holds up to eight;
 		// more of them on level 0 keep writers from waiting.
-		opts = opts.WithMemTableSize(8 << 20).WithValueThreshold(1 << 20).WithCompression(options.None).WithBaseTableSize(1 << 20).
+		opts = opts.WithMemTableSize(8 << 20).WithValueThreshold(1 << 20).WithBaseTableSize(1 << 20).
 			WithNumMemtables(5).WithNumLevelZeroTables(10).WithCompactL0OnClose(true).
-			WithBlockCacheSize(0).WithIndexCacheSize(16 << 20).WithValueLogFileSize(256 << 20)
+			WithIndexCacheSize(16 << 20).WithValueLogFileSize(256 << 20)
 	}
 	db, err := badger.Open(opts)
 	if err != nil {

@@ -304,6 +304,17 @@ func ObjectChunks(store, nuid string) string {
 	return "$O." + store + ".C." + nuid
 }
 
+// PullExpiry returns how long a request for messages waits at the server, for
+// consumers that are followed for ever. The server sends a heartbeat at least
+// every 30 seconds, and every 15 to a service that runs apart, which has to
+// notice that it is cut off. In one process neither can be without the other.
+func PullExpiry(js jetstream.JetStream) jetstream.PullExpiry {
+	if js.Conn().Opts.InProcessServer != nil {
+		return jetstream.PullExpiry(10 * time.Minute)
+	}
+	return jetstream.PullExpiry(jetstream.DefaultExpires)
+}
+
 // LastSequence returns the sequence of the newest message of a stream on
 // subjects that match a filter, 0 when there is none. It asks the leader of the
 // stream itself, by the request STREAM.MSG.GET of the JetStream API: the client

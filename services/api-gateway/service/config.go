@@ -54,6 +54,10 @@ type Config struct {
 	// generated once.
 	ServerKey string
 
+	// Alone tells that no other gateway is or comes on the same NATS, as in
+	// standalone. It then tells nobody how far it is, and asks nobody.
+	Alone bool
+
 	// Events, DeadLetters and Audit limit the streams that the gateway owns.
 	// Their Replicas are taken from Env. Events are not removed before the
 	// rule-engine has looked at them.

@@ -17,6 +17,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/bus"
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/view"
 )
 
@@ -50,12 +51,15 @@ type peerState struct {
 
 // peers lets a change of an endpoint, or a removal of what it had stored, be
 // answered when every gateway acts by it. Each gateway tells the others how far
-// its views of endpoints and of removals are, and who makes a change waits for those who were heard of lately. One that is not
-// heard of is cut off from NATS, or stands still: it answers agents only for
-// as long as its lease lasts.
+// its views of endpoints and of removals are, and who makes a change waits for
+// those who were heard of lately. One that is not heard of is cut off from NATS,
+// or stands still: it answers agents only for as long as its lease lasts. A
+// gateway that is alone has nobody to tell and no lease, as it makes every
+// change itself.
 type peers struct {
-	bus *bus.Bus
-	log *slog.Logger
+	bus   *bus.Bus
+	log   *slog.Logger
+	alone bool
 	// view is the view of endpoints, removals that of removals.
 	view, removals *view.View
 	name           string
@@ -72,12 +76,12 @@ type peers struct {
 	lapsed bool
 }
 
-func newPeers(b *bus.Bus, log *slog.Logger, endpoints, removals *view.View) *peers {
+func newPeers(b *bus.Bus, log *slog.Logger, alone bool, endpoints, removals *view.View) *peers {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown"
 	}
-	return &peers{bus: b, log: log, view: endpoints, removals: removals, name: host + "/" + newKey()[:8], by: map[string]peerState{}, told: make(chan struct{})}
+	return &peers{bus: b, log: log, alone: alone, view: endpoints, removals: removals, name: host + "/" + newKey()[:8], by: map[string]peerState{}, told: make(chan struct{})}
 }
 
 // current returns nil while this gateway may answer agents: not long ago its
@@ -85,7 +89,7 @@ func newPeers(b *bus.Bus, log *slog.Logger, endpoints, removals *view.View) *pee
 func (p *peers) current() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.sure.IsZero() || time.Since(p.sure) > lease {
+	if p.sure.IsZero() || !p.alone && time.Since(p.sure) > lease {
 		return errLapsed
 	}
 	return nil
@@ -95,6 +99,10 @@ func (p *peers) current() error {
 // makes sure which endpoints exist: a change either waits for this gateway, or
 // was made before and is known to it. leave ends that.
 func (p *peers) join(ctx context.Context) (leave func(), err error) {
+	if p.alone {
+		p.renew(ctx)
+		return func() {}, nil
+	}
 	sub, err := p.bus.NC.Subscribe(message.GatewayAlive, p.hear)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to %s: %w", message.GatewayAlive, err)
@@ -142,8 +150,14 @@ func (p *peers) say(leaving bool) {
 }
 
 // run says that this gateway is there, and makes sure which endpoints exist,
-// until ctx ends.
+// until ctx ends. A gateway that is alone makes sure of them once.
 func (p *peers) run(ctx context.Context) {
+	if p.alone {
+		for p.current() != nil && lifecycle.Sleep(ctx, renewEvery) == nil {
+			p.renew(ctx)
+		}
+		return
+	}
 	var work sync.WaitGroup
 	defer work.Wait()
 	work.Go(func() {
@@ -222,7 +236,7 @@ func (p *peers) sync(ctx context.Context) error {
 // peersWait answers no agent until it does; the log names it. An error means
 // that this gateway itself does not.
 func (p *peers) await(ctx context.Context) error {
-	if err := p.sync(ctx); err != nil {
+	if err := p.sync(ctx); err != nil || p.alone {
 		return err
 	}
 	endpoints, removed := p.view.Position(), p.removals.Position()

@@ -11,8 +11,11 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/nightjar-edr/nightjar/pkg/bus"
+	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/natstest"
 	"github.com/nightjar-edr/nightjar/pkg/testlog"
 )
 
@@ -202,6 +205,46 @@ func TestGatewayWithoutNATSRefusesAgents(t *testing.T) {
 	r.nats.NATS.WaitForShutdown()
 	eventually(t, "agents are refused", func() bool { return r.code(e) == http.StatusServiceUnavailable })
 	eventually(t, "the log says so", func() bool { return strings.Contains(log.String(), "agents are refused") })
+}
+
+// A gateway that is alone acts by a change when it is answered, as one with
+// peers does, and tells nobody.
+func TestGatewayThatIsAlone(t *testing.T) {
+	h := newHolding()
+	said := make(chan *nats.Msg, 1)
+	r := &rig{t: t, nats: natstest.Start(t)}
+	r.bus = r.nats.Bus(t, "test")
+	sub, err := r.bus.NC.ChanSubscribe(message.GatewayAlive, said)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	r.connect = func() *bus.Bus { return r.nats.Bus(t, access.Gateway) }
+	r.run(func(c *Config) { c.Alone, c.Log = true, slog.New(h) })
+	e := r.endpoint()
+	r.known(e)
+	r.hold(h)
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		data[message.Endpoint](r, http.MethodDelete, "/endpoints/"+e.UUID, "")
+	}()
+	select {
+	case <-answered:
+		t.Error("the deletion is answered, and the gateway does not act by it")
+	case <-time.After(time.Second):
+	}
+	h.release()
+	<-answered
+	if code := r.code(e); code != http.StatusForbidden {
+		t.Errorf("a deleted endpoint is answered with %d", code)
+	}
+	if err := r.bus.NC.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if len(said) > 0 {
+		t.Errorf("it said %s", (<-said).Data)
+	}
 }
 
 // What others say is kept for as long as it matters, and a message that is

@@ -86,7 +86,7 @@ func New(cfg Config) (*Service, error) {
 	if s.removals, err = newRemovals(s.db, views); err != nil {
 		return fail(err)
 	}
-	s.peers = newPeers(cfg.Bus, cfg.Log, s.credentials.view, s.removals.View())
+	s.peers = newPeers(cfg.Bus, cfg.Log, cfg.Alone, s.credentials.view, s.removals.View())
 	s.metrics = newMetrics(cfg.Metrics, s.db, s.credentials.count)
 	showExpiry(cfg.Metrics, cfg.TLS)
 	kv, _ := stream.KVStream(stream.Access)

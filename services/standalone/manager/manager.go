@@ -199,7 +199,7 @@ func (m *Manager) build(siems []string) error {
 			return dispatch.New(dispatch.Config{Env: e, MaxQueued: m.cfg.MaxQueued, History: m.cfg.CommandHistory})
 		}},
 		{access.Gateway, func(e lifecycle.Env) (lifecycle.Component, error) {
-			cfg := gateway.Config{Env: e, AdminAddr: m.cfg.AdminAddr, AgentAddr: m.cfg.AgentAddr,
+			cfg := gateway.Config{Env: e, Alone: true, AdminAddr: m.cfg.AdminAddr, AgentAddr: m.cfg.AgentAddr,
 				AdminKey: m.cfg.AdminKey, ServerKey: cmp.Or(m.cfg.ServerKey, m.whids.ServerKey), Operators: m.importedOperators(),
 				Events: stream.Limits{MaxAge: events, KeepBytes: int64(m.cfg.RetentionEventsSize)}, DeadLetters: stream.Limits{MaxAge: events}, Audit: stream.Limits{MaxAge: alerts},
 				Full: m.guard.Full, OnAdminKey: m.announceKey, DropDir: m.dropDir(), MaxCommandFiles: int64(m.cfg.MaxCommandFiles)}

@@ -61,7 +61,7 @@ func (s *Store) Follow(ctx context.Context, log *slog.Logger, update func(contex
 			info.Seq, info.ModTime = meta.Sequence.Stream, meta.Timestamp.UTC()
 		}
 		seen.add(info, meta.Sequence.Stream, meta.NumPending == 0)
-	}, stream.PullExpiry(s.js), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { fail(err) }))
+	}, append(stream.Following(s.js), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { fail(err) }))...)
 	if err != nil {
 		return fmt.Errorf("consume: %w", err)
 	}

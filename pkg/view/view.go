@@ -324,14 +324,14 @@ func (v *View) follow(ctx context.Context) error {
 		case msgs <- Msg{Subject: m.Subject(), Header: m.Headers(), Data: m.Data(), Seq: meta.Sequence.Stream, Time: meta.Timestamp, pending: meta.NumPending}:
 		case <-reading.Done():
 		}
-	}, jetstream.PullMaxMessagesWithBytesLimit(4*maxGroup, pullBytes), stream.PullExpiry(v.cfg.JS), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+	}, append(stream.Following(v.cfg.JS), jetstream.PullMaxMessagesWithBytesLimit(4*maxGroup, pullBytes), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, jetstream.ErrConsumerDeleted) || errors.Is(err, jetstream.ErrStreamNotFound) {
 			select {
 			case failed <- err:
 			default:
 			}
 		}
-	}))
+	}))...)
 	if err != nil {
 		return fmt.Errorf("consume: %w", err)
 	}

@@ -304,15 +304,15 @@ func ObjectChunks(store, nuid string) string {
 	return "$O." + store + ".C." + nuid
 }
 
-// PullExpiry returns how long a request for messages waits at the server, for
-// consumers that are followed for ever. The server sends a heartbeat at least
-// every 30 seconds, and every 15 to a service that runs apart, which has to
-// notice that it is cut off. In one process neither can be without the other.
-func PullExpiry(js jetstream.JetStream) jetstream.PullExpiry {
-	if js.Conn().Opts.InProcessServer != nil {
-		return jetstream.PullExpiry(10 * time.Minute)
+// Following returns how a consumer that is followed for ever asks for messages.
+// The server tells a service that runs apart every 5 seconds that it is there, as
+// that has to notice when it is cut off. In one process neither can be without
+// the other: every 30 seconds, and one request waits for ten minutes.
+func Following(js jetstream.JetStream) []jetstream.PullConsumeOpt {
+	if js.Conn().Opts.InProcessServer == nil {
+		return nil
 	}
-	return jetstream.PullExpiry(jetstream.DefaultExpires)
+	return []jetstream.PullConsumeOpt{jetstream.PullExpiry(10 * time.Minute), jetstream.PullHeartbeat(30 * time.Second)}
 }
 
 // LastSequence returns the sequence of the newest message of a stream on

@@ -192,7 +192,7 @@ func (r *agentRules) follow(ctx context.Context, name, filter string) error {
 		if meta, err := m.Metadata(); err == nil {
 			r.changed(meta.Sequence.Stream)
 		}
-	}, stream.PullExpiry(r.svc.cfg.Bus.JS))
+	}, stream.Following(r.svc.cfg.Bus.JS)...)
 	if err != nil {
 		return fmt.Errorf("consume: %w", err)
 	}

@@ -136,7 +136,7 @@ func (p *pendingCommands) follow(ctx context.Context) error {
 		if meta.NumPending == 0 {
 			p.setComplete(true)
 		}
-	}, stream.PullExpiry(p.js))
+	}, stream.Following(p.js)...)
 	if err != nil {
 		return fmt.Errorf("consume: %w", err)
 	}

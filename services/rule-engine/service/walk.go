@@ -153,7 +153,7 @@ func (w *walk) take(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("consumer %s: %w", stream.EventsConsumer, err)
 	}
-	messages, err := c.Messages(jetstream.PullMaxMessagesWithBytesLimit(pullMessages, pullBytes), stream.PullExpiry(w.s.cfg.Bus.JS))
+	messages, err := c.Messages(jetstream.PullMaxMessagesWithBytesLimit(pullMessages, pullBytes))
 	if err != nil {
 		return fmt.Errorf("consumer %s: %w", stream.EventsConsumer, err)
 	}

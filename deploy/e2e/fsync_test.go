@@ -4,20 +4,18 @@ package e2e
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
 )
 
 // traced makes a program that runs the manager under strace, which notes every
-// call that writes or syncs, with the path of its file.
+// call that writes or syncs, with the path of its file, or that maps one into memory.
 func traced(t *testing.T) (program, log string) {
 	t.Helper()
 	strace, err := exec.LookPath("strace")
@@ -26,101 +24,43 @@ func traced(t *testing.T) (program, log string) {
 	}
 	dir := t.TempDir()
 	program, log = filepath.Join(dir, "traced"), filepath.Join(dir, "log")
-	script := fmt.Sprintf("#!/bin/sh\nexec %s -D -f --seccomp-bpf -y -s 32 -e trace=write,pwrite64,writev,fsync,fdatasync,mmap,msync -e signal=none -o %s %s \"$@\"\n", strace, log, binary)
+	script := fmt.Sprintf("#!/bin/sh\nexec %s -D -f --seccomp-bpf -y -s 32 -e trace=write,pwrite64,writev,fsync,fdatasync,mmap,mremap,munmap,msync -e signal=none -o %s %s \"$@\"\n", strace, log, binary)
 	if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	return program, log
 }
 
-// call is one system call, in the order in which strace saw it begin.
-type call struct {
-	name, file, data string
-	// began and ended are numbers of lines.
-	began, ended int
-}
-
-var (
-	wholeCall   = regexp.MustCompile(`^(\d+) +(\w+)\(\d+<([^>]*)>(?:, (".*?"))?.*\) += `)
-	beginOfCall = regexp.MustCompile(`^(\d+) +(\w+)\(\d+<([^>]*)>(?:, (".*?"))?.* <unfinished \.\.\.>`)
-	endOfCall   = regexp.MustCompile(`^(\d+) +<\.\.\. (\w+) resumed>`)
-)
-
-// calls reads what strace wrote.
-func calls(t *testing.T, log string) (list []*call) {
-	t.Helper()
-	text, err := os.ReadFile(log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	open := map[string]*call{} // by thread
-	for n, line := range strings.Split(string(text), "\n") {
-		if m := beginOfCall.FindStringSubmatch(line); m != nil {
-			c := &call{m[2], m[3], m[4], n, 1 << 60}
-			open[m[1]] = c
-			list = append(list, c)
-		} else if m := endOfCall.FindStringSubmatch(line); m != nil {
-			if c := open[m[1]]; c != nil && c.name == m[2] {
-				c.ended = n
-			}
-		} else if m := wholeCall.FindStringSubmatch(line); m != nil {
-			list = append(list, &call{m[2], m[3], m[4], n, n})
-		}
-	}
-	return list
-}
-
-var errNoAnswer = errors.New("no answer is in the log")
-
-// syncedBeforeAnswer looks, behind line from, for the first write to a stream's
-// file and the first answer of the manager after it, and tells whether the file
-// was synced between them. Answers before the write are those of earlier
-// requests, which strace may write down late.
-func syncedBeforeAnswer(list []*call, stream string, from int) error {
-	var written *call
-	synced := false
-	for _, c := range list {
-		inStream := strings.Contains(c.file, "/streams/"+stream+"/msgs/")
-		switch {
-		case c.began < from:
-		case inStream && written == nil && (c.name == "write" || c.name == "pwrite64" || c.name == "writev"):
-			written = c
-		case written == nil:
-		case c.file == written.file && (c.name == "fsync" || c.name == "fdatasync") && c.began > written.ended:
-			synced = true
-			written.ended = c.ended // the answer must come behind it
-		case strings.HasPrefix(c.data, `"HTTP/1.1 200`):
-			if !synced || c.began < written.ended {
-				return fmt.Errorf("stream %s: no sync between the write to its file and the answer", stream)
-			}
-			return nil
-		}
-	}
-	return errNoAnswer
-}
-
-// watched does something and looks, again and again until its answer is there,
-// at what strace wrote of it, which is what stands behind line from.
-func watched(t *testing.T, log, what string, do func(), look func(from int) error) (found error) {
+// watched does something and judges what strace wrote of it, again and again
+// until its answer is there.
+func watched(t *testing.T, log, what string, do func(), judge func(list []*call, from int) (*judgment, error)) *judgment {
 	t.Helper()
 	before, err := os.ReadFile(log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	do()
+	var found *judgment
 	eventually(t, what, func() error {
-		if found = look(bytes.Count(before, []byte("\n"))); errors.Is(found, errNoAnswer) {
-			return found
-		}
-		return nil
+		found, err = judge(readCalls(t, log), bytes.Count(before, []byte("\n")))
+		return err
 	})
 	return found
 }
 
-// syncs counts the syncs of a stream's files.
-func syncs(list []*call, stream string) (n int) {
+func readCalls(t *testing.T, log string) []*call {
+	t.Helper()
+	text, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return calls(string(text))
+}
+
+// streamSyncs counts the syncs of a stream's files.
+func streamSyncs(list []*call, stream string) (n int) {
 	for _, c := range list {
-		if strings.Contains(c.file, "/streams/"+stream+"/msgs/") && strings.HasSuffix(c.file, ".blk") && strings.HasSuffix(c.name, "sync") {
+		if strings.Contains(c.file(), "/streams/"+stream+"/msgs/") && strings.HasSuffix(c.file(), ".blk") && strings.HasSuffix(c.name, "sync") {
 			n++
 		}
 	}
@@ -149,50 +89,11 @@ func TestSyncedBeforeAnswer(t *testing.T) {
 		}},
 		{"upload", "OBJ_artifacts", func() { p.mustSend(e, artifact{Filename: "f.bin", Content: []byte("dump")}) }},
 	} {
-		found := watched(t, log, step.name, step.do, func(from int) error { return syncedBeforeAnswer(calls(t, log), step.stream, from) })
-		if found != nil {
-			t.Errorf("%s: %v", step.name, found)
+		found := watched(t, log, step.name, step.do, func(list []*call, from int) (*judgment, error) { return streamSynced(list, step.stream, from) })
+		if !found.synced {
+			t.Errorf("%s: stream %s: %v", step.name, step.stream, found)
 		}
 	}
-}
-
-var (
-	mapped   = regexp.MustCompile(`mmap\([^)]*<([^>]*)>[^)]*\) += (0x[0-9a-f]+)`)
-	msynced  = regexp.MustCompile(`msync\((0x[0-9a-f]+), \d+, MS_SYNC`)
-	answered = regexp.MustCompile(`"HTTP/1\.1 200`)
-)
-
-// storeSynced looks, behind line from, for the first write to a stream's file and
-// the first answer of the manager after it, and tells whether the log of a
-// service's store, which Badger writes through a memory map, was synced between
-// them. Answers before the write are those of earlier requests, which strace may
-// write down late.
-func storeSynced(t *testing.T, log, stream, service string, from int) error {
-	t.Helper()
-	text, err := os.ReadFile(log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	at, written, synced := map[string]string{}, false, false
-	for n, line := range strings.Split(string(text), "\n") {
-		if m := mapped.FindStringSubmatch(line); m != nil {
-			at[m[2]] = m[1]
-		}
-		written = written || n >= from && strings.Contains(line, "write") && strings.Contains(line, "/streams/"+stream+"/msgs/")
-		if !written {
-			continue
-		}
-		if m := msynced.FindStringSubmatch(line); m != nil && strings.Contains(at[m[1]], "/"+service+"/") && strings.HasSuffix(at[m[1]], ".mem") {
-			synced = true
-		}
-		if answered.MatchString(line) {
-			if !synced {
-				return fmt.Errorf("store of %s: its log was not synced before the answer", service)
-			}
-			return nil
-		}
-	}
-	return errNoAnswer
 }
 
 // TestStoreSyncedBeforeAnswer holds what --sync always promises of stores: who
@@ -215,9 +116,11 @@ func TestStoreSyncedBeforeAnswer(t *testing.T) {
 				{"PUT /endpoints", "KV_endpoints", "endpoint-registry", func() { p.enrol() }},
 				{"POST command", "KV_commands", "command-dispatch", func() { p.command(e, `{"command-line":"whoami"}`) }},
 			} {
-				found := watched(t, log, step.name, step.do, func(from int) error { return storeSynced(t, log, step.stream, step.service, from) })
-				if (found == nil) != tc.synced {
-					t.Errorf("%s: %v", step.name, found)
+				found := watched(t, log, step.name, step.do, func(list []*call, from int) (*judgment, error) {
+					return storeSynced(list, step.stream, step.service, from)
+				})
+				if found.synced != tc.synced {
+					t.Errorf("%s: log of the store of %s: %v", step.name, step.service, found)
 				}
 			}
 		})
@@ -232,7 +135,7 @@ func TestSyncIntervalIsHonoured(t *testing.T) {
 	for range 5 {
 		p.mustPost(e, plainEvent(1, time.Now()))
 	}
-	if n := syncs(calls(t, log), "EVENTS"); n > 0 {
+	if n := streamSyncs(readCalls(t, log), "EVENTS"); n > 0 {
 		t.Errorf("%d syncs of EVENTS within the interval", n)
 	}
 }

@@ -65,7 +65,9 @@ func (f *fleet) ask(ctx context.Context, endpoint string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")...)
+		for l := range strings.Lines(string(text)) {
+			all = append(all, strings.TrimSuffix(l, "\n"))
+		}
 		if q.Cursor = m.Header.Get(message.HeaderNext); q.Cursor == "" {
 			return all, nil
 		}

@@ -18,9 +18,11 @@ import (
 func (s *Service) forward(ctx context.Context, batch []*held, ackWait time.Duration) {
 	inHand := s.choose(batch)
 	pause := newBackoff()
+	// For all attempts: what is begun anew with each would tell nothing while
+	// they follow each other faster than it tells.
+	stop := keep(inHand, ackWait)
 	for len(inHand) > 0 && ctx.Err() == nil {
 		s.metrics.inHand.Set(float64(len(inHand)))
-		stop := keep(inHand, ackWait)
 		left, after := s.attempt(ctx, inHand)
 		if inHand = left; len(inHand) > 0 {
 			err := inHand[0].err
@@ -30,8 +32,8 @@ func (s *Service) forward(ctx context.Context, batch []*held, ackWait time.Durat
 			s.cfg.Log.Warn("the target does not take alerts; trying again", "alerts", len(inHand), "in", wait, "error", err)
 			sleep(ctx, wait)
 		}
-		stop()
 	}
+	stop()
 	s.metrics.inHand.Set(0)
 	if len(inHand) == 0 {
 		s.setState(nil)
@@ -128,8 +130,8 @@ func (s *Service) acknowledge(h *held) {
 	}
 }
 
-// keep tells the server, until stop is called, that alerts are in hand, so that
-// they are not delivered anew.
+// keep tells the server, until stop is called, that those of the alerts that are
+// not acknowledged are in hand, so that they are not delivered anew.
 func keep(list []*held, ackWait time.Duration) (stop func()) {
 	every := ackWait / 3
 	if every <= 0 {
@@ -146,7 +148,7 @@ func keep(list []*held, ackWait time.Duration) (stop func()) {
 			case <-ticker.C:
 			}
 			for _, h := range list {
-				_ = h.msg.InProgress() // one that is lost makes the alert come again
+				_ = h.msg.InProgress() // one that is lost makes the alert come again; once acknowledged, none is sent
 			}
 		}
 	}()

@@ -257,16 +257,20 @@ func TestForward(t *testing.T) {
 // the consumer waits. When the target is back it gets everything once, in order.
 func TestUnavailable(t *testing.T) {
 	t.Parallel()
-	const ackWait = 2 * time.Second
+	const ackWait = 3 * time.Second
 	w := newWorld(t, ackWait)
 	w.refusing(func(rw http.ResponseWriter, _ string) bool {
-		rw.Header().Set("Retry-After", "6") // longer than ackWait
+		rw.Header().Set("Retry-After", "7") // longer than ackWait
 		rw.WriteHeader(http.StatusServiceUnavailable)
 		return true
 	})
 	want := w.raise(5)
-	s, reg, _ := w.start(nil)
-	eventually(t, "not ready", func() error {
+	// All in one batch: what it has not fetched is anyone's.
+	s, reg, _ := w.start(func(c *forwarder.Config) { c.Linger = ackWait / 2 })
+	eventually(t, "not ready, with all in hand", func() error {
+		if n := metric(t, reg, "alerts_in_hand"); n != float64(len(want)) {
+			return fmt.Errorf("%v alerts are in hand", n)
+		}
 		if err := s.Ready(); err == nil || !strings.Contains(err.Error(), "503") {
 			return fmt.Errorf("ready: %w", err)
 		}

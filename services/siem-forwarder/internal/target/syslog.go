@@ -145,7 +145,13 @@ func (s *syslog) settled(ctx context.Context) error {
 		if n, err := unsent(s.raw); err == nil && n > 0 {
 			continue
 		}
-		return nil
+		// Both may have come by now.
+		select {
+		case <-s.broken:
+			return s.failure
+		default:
+			return nil
+		}
 	}
 }
 

@@ -51,7 +51,7 @@ build: ## build all programs into ./bin
 
 .PHONY: test
 test: ## run all tests; needs nothing but Go, takes a few minutes
-	go test $(RACE) -timeout 10m $$(go list $(UNIT) | grep -vxF "$$(go list $(UNRACED))")
+	go test $(RACE) -timeout 15m $$(go list $(UNIT) | grep -vxF "$$(go list $(UNRACED))")
 	go test -timeout 10m $(UNRACED)
 	go test -tags failpoint ./pkg/failpoint
 	go test -timeout 15m -parallel 4 ./deploy/e2e/...

@@ -23,6 +23,9 @@ const (
 	maxChunkBytes = 1 << 20
 )
 
+// keptEntries is for how many lines of an hour room is kept for the next one.
+const keptEntries = 8192
+
 // errWritten means that a line came too late for its transaction.
 var errWritten = errors.New("the hour of the line is written already")
 
@@ -81,6 +84,8 @@ type Writer struct {
 	swept atomic.Uint64
 	// raw are the lines of the chunk in hand.
 	raw []byte
+	// spare is room for the lines of the next hour, once those of one are written.
+	spare []entry
 }
 
 // NewWriter returns a writer that keeps at most about cacheBytes in memory
@@ -187,6 +192,7 @@ func (b *Batch) Add(e *Entry) (bool, error) {
 	p.max = max(p.max, pos.Off)
 	if len(p.entries) == 0 {
 		b.unwritten = append(b.unwritten, p)
+		p.entries, b.w.spare = b.w.spare, nil
 	}
 	p.entries = append(p.entries, entry{pos: pos, hash: e.Hash, timed: e.Timed, line: e.Line, frame: e.Frame, at: e.At})
 	return true, nil
@@ -276,6 +282,10 @@ func (b *Batch) Write(txn *badger.Txn) error {
 			if err := txn.Set(freshKey(b.w.kind, p.id.endpoint, p.id.hour), nil); err != nil {
 				return fmt.Errorf("mark of an hour: %w", err)
 			}
+		}
+		clear(p.entries) // they hold lines
+		if cap(p.entries) <= keptEntries {
+			b.w.spare = p.entries[:0]
 		}
 		p.entries, p.own, p.written = nil, nil, true
 	}

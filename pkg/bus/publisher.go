@@ -31,6 +31,12 @@ const (
 	// After a batch the publisher waits for the next messages of those who were
 	// just answered, at most as long as the batch took, and at most holdTime.
 	holdTime = 20 * time.Millisecond
+	// Where messages come as fast as gatherMin within the time for which they may
+	// be gathered, gatherAfter batches in a row, the next one waits for gatherMax
+	// of them. A burst alone makes nobody wait.
+	gatherMin   = 48
+	gatherAfter = 3
+	gatherMax   = 256
 	// atomicPause is how long no atomic batch is tried after one was refused,
 	// atomicOff after the stream was found to take none at all.
 	atomicPause = time.Second
@@ -44,6 +50,7 @@ const (
 type Publisher struct {
 	js      jetstream.JetStream
 	timeout time.Duration
+	gather  time.Duration
 
 	mu    sync.Mutex
 	queue []*publication
@@ -55,6 +62,10 @@ type Publisher struct {
 	holdUntil      time.Time
 	holdFor        int
 	noAtomicBefore time.Time
+	// batched is when the last batch was settled, quick how many in a row came as
+	// fast as it takes to gather.
+	batched time.Time
+	quick   int
 }
 
 // publication is a message on its way.
@@ -94,12 +105,16 @@ func (f *future) settle(ack *jetstream.PubAck, err error) {
 // NewPublisher returns a publisher for a connection. A message that waits for
 // timeout without being sent, or whose acknowledgement does not come within
 // timeout, fails; in the second case it may be stored all the same.
-func NewPublisher(b *Bus, timeout time.Duration) (*Publisher, error) {
+//
+// Gather is for senders that do not wait for an acknowledgement before they send
+// again: while they send so much that it pays, a message waits up to gather for
+// others. With 0 a message waits only for senders that were just answered.
+func NewPublisher(b *Bus, timeout, gather time.Duration) (*Publisher, error) {
 	js, err := jetstream.New(b.NC, jetstream.WithPublishAsyncTimeout(timeout), jetstream.WithPublishAsyncMaxPending(2*maxTogether))
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	return &Publisher{js: js, timeout: timeout}, nil
+	return &Publisher{js: js, timeout: timeout, gather: gather}, nil
 }
 
 // PublishMsgAsync hands a message over as Publish does. Its outcome is told by
@@ -208,17 +223,11 @@ func (p *Publisher) single(pub *publication) {
 func (p *Publisher) batch(group []*publication) {
 	began := time.Now()
 	refused := p.atomic(group)
-	hold := min(time.Since(began), holdTime)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.batching = false
 	if refused == nil {
-		p.holdFor, p.holdUntil = min(len(group)+len(p.queue), maxTogether), time.Now().Add(hold)
-		time.AfterFunc(hold, func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.send()
-		})
+		p.hold(began, len(group))
 	} else {
 		for _, pub := range group {
 			pub.alone = true
@@ -231,6 +240,25 @@ func (p *Publisher) batch(group []*publication) {
 		p.queue = append(group, p.queue...)
 	}
 	p.send()
+}
+
+// hold has the next messages wait after a batch of sent messages that was begun at a
+// time. p.mu is held.
+func (p *Publisher) hold(began time.Time, sent int) {
+	now := time.Now()
+	wait := min(now.Sub(began), holdTime)
+	p.holdFor = min(sent+len(p.queue), maxTogether)
+	if now.Sub(p.batched) > time.Duration(sent)*p.gather/gatherMin {
+		p.quick = 0
+	} else if p.quick++; p.quick >= gatherAfter {
+		p.holdFor, wait = gatherMax, p.gather
+	}
+	p.batched, p.holdUntil = now, now.Add(wait)
+	time.AfterFunc(wait, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.send()
+	})
 }
 
 // atomic publishes a group as one batch, stored as a whole or not at all. It

@@ -22,7 +22,7 @@ func publisherRig(t testing.TB, cfg jetstream.StreamConfig) (*bus.Bus, *bus.Publ
 	if _, err := b.JS.CreateStream(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
-	p, err := bus.NewPublisher(b, 10*time.Second)
+	p, err := bus.NewPublisher(b, 10*time.Second, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,6 +141,65 @@ func TestPublisherToldOfDuplicates(t *testing.T) {
 	}
 }
 
+// busy hands 2000 messages over at once, which are several batches, and then 600
+// one after the other, with time enough for each to be sent alone. It returns
+// what becomes of these.
+func busy(t *testing.T, b *bus.Bus, gather time.Duration) []jetstream.PubAckFuture {
+	t.Helper()
+	p, err := bus.NewPublisher(b, time.Minute, gather)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2000 {
+		handOver(t, p, []*nats.Msg{numbered(i, "")})
+	}
+	var out []jetstream.PubAckFuture
+	for i := range 600 {
+		out = append(out, handOver(t, p, []*nats.Msg{numbered(i, "")})...)
+		for range 10 {
+			if _, err := b.JS.Stream(t.Context(), "S"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return out
+}
+
+// Messages that come one after the other, none of them waiting for its answer,
+// share a write while so much comes that it pays.
+func TestPublisherGathers(t *testing.T) {
+	b, _ := publisherRig(t, jetstream.StreamConfig{AllowAtomicPublish: true})
+	s, err := b.JS.Stream(t.Context(), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	batches := map[string]int{}
+	for _, f := range busy(t, b, time.Minute)[300:344] { // the last 255 may wait for others
+		ack, err := outcome(t, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := s.GetMsg(t.Context(), ack.Sequence)
+		if err != nil {
+			t.Fatal(err)
+		}
+		batches[m.Header.Get("Nats-Batch-Id")]++
+	}
+	if len(batches) > 2 || batches[""] > 0 {
+		t.Errorf("44 messages in %d batches, want at most 2, and none alone: %v", len(batches), batches)
+	}
+}
+
+// A message that waits for others which do not come is sent all the same.
+func TestPublisherEndsGathering(t *testing.T) {
+	b, _ := publisherRig(t, jetstream.StreamConfig{AllowAtomicPublish: true})
+	for _, f := range busy(t, b, 100*time.Millisecond) {
+		if _, err := outcome(t, f); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A stream that takes no batches takes the messages one by one, and no trace
 // of the attempt is left on them.
 func TestPublisherWithoutBatches(t *testing.T) {
@@ -202,7 +261,7 @@ func TestPublisherToAFullStream(t *testing.T) {
 func TestPublisherWithoutServer(t *testing.T) {
 	srv := natstest.Start(t)
 	b := srv.Bus(t, "test")
-	p, err := bus.NewPublisher(b, time.Second)
+	p, err := bus.NewPublisher(b, time.Second, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +295,7 @@ func BenchmarkPublisher(b *testing.B) {
 	if _, err := conn.JS.CreateStream(b.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, AllowAtomicPublish: true}); err != nil {
 		b.Fatal(err)
 	}
-	p, err := bus.NewPublisher(conn, 30*time.Second)
+	p, err := bus.NewPublisher(conn, 30*time.Second, 0)
 	if err != nil {
 		b.Fatal(err)
 	}

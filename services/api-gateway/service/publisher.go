@@ -45,7 +45,7 @@ func newPublisher(b *bus.Bus, unacked int64) (*publisher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	events, err := bus.NewPublisher(b, ackTimeout)
+	events, err := bus.NewPublisher(b, ackTimeout, 0)
 	if err != nil {
 		return nil, err
 	}

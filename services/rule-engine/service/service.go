@@ -100,7 +100,7 @@ func New(cfg Config) (*Service, error) {
 // open makes what stands on the store.
 func (s *Service) open() (err error) {
 	s.metrics = newMetrics(s.cfg.Metrics, s)
-	if s.alerts, err = bus.NewPublisher(s.cfg.Bus, publishTimeout); err != nil {
+	if s.alerts, err = bus.NewPublisher(s.cfg.Bus, publishTimeout, gatherAlerts); err != nil {
 		return err
 	}
 	if err := s.loadRules(); err != nil {

@@ -26,6 +26,9 @@ const (
 	maxAttempts = 5
 	// publishTimeout bounds the wait for the acknowledgement of alerts.
 	publishTimeout = 15 * time.Second
+	// gatherAlerts is how long an alert waits for others, to be written with them,
+	// while hundreds come in a second.
+	gatherAlerts = 250 * time.Millisecond
 	// maxDelay bounds the time until a failed batch is tried again.
 	maxDelay = 30 * time.Second
 )

@@ -52,7 +52,7 @@ func (r *reader) Read(p []byte) (int, error) {
 			}
 			return 0, io.EOF
 		}
-		m, err := r.stream.GetMsg(r.ctx, r.next, jetstream.WithGetMsgSubject(r.subject))
+		m, err := r.chunk()
 		if err != nil {
 			return 0, fmt.Errorf("%w: chunk %d of %d: %w", ErrStore, r.chunks+1, r.draft.Chunks, err)
 		}
@@ -64,4 +64,11 @@ func (r *reader) Read(p []byte) (int, error) {
 	n := copy(p, r.rest)
 	r.rest = r.rest[n:]
 	return n, nil
+}
+
+// chunk asks for the next chunk.
+func (r *reader) chunk() (*jetstream.RawStreamMsg, error) {
+	ctx, cancel := context.WithTimeout(r.ctx, messageTimeout)
+	defer cancel()
+	return r.stream.GetMsg(ctx, r.next, jetstream.WithGetMsgSubject(r.subject))
 }

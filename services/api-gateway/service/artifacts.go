@@ -206,9 +206,6 @@ func (d *artifactDesk) download(c *gin.Context) {
 		}
 		return result{write: f.base64}, nil
 	})
-	if f != nil {
-		defer f.close()
-	}
 	if err != nil || !f.raw {
 		d.svc.respond(ctx, c.Writer, res, err)
 		return
@@ -238,7 +235,6 @@ type artifactFile struct {
 	// head is how the content begins, rest what follows.
 	head []byte
 	rest io.Reader
-	obj  io.Closer
 }
 
 func (d *artifactDesk) file(ctx context.Context, q *call) (_ *artifactFile, err error) {
@@ -264,12 +260,6 @@ func (d *artifactDesk) file(ctx context.Context, q *call) (_ *artifactFile, err 
 	if err != nil {
 		return nil, err
 	}
-	f.obj = obj
-	defer func() {
-		if err != nil {
-			f.close()
-		}
-	}()
 	f.size, f.rest = int64(size), obj
 	if gunzip {
 		zr, err := gzip.NewReader(obj)
@@ -314,5 +304,3 @@ func (f *artifactFile) base64(_ context.Context, w io.Writer) error {
 	}
 	return err
 }
-
-func (f *artifactFile) close() { _ = f.obj.Close() }

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
 
@@ -51,7 +50,7 @@ type commandDesk struct {
 	malformed prometheus.Counter
 
 	mu    sync.Mutex
-	files jetstream.ObjectStore
+	files *command.Files
 }
 
 func newCommandDesk(s *Service) *commandDesk {
@@ -63,13 +62,13 @@ func newCommandDesk(s *Service) *commandDesk {
 }
 
 // store returns the object store files, once its owner has made it.
-func (d *commandDesk) store(ctx context.Context, s *Service) (jetstream.ObjectStore, error) {
+func (d *commandDesk) store(ctx context.Context, s *Service) (*command.Files, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.files != nil {
 		return d.files, nil
 	}
-	files, err := s.cfg.Bus.JS.ObjectStore(ctx, natsstream.Files)
+	files, err := command.OpenFiles(ctx, s.cfg.Bus.JS)
 	if err != nil {
 		return nil, fault.New(fault.Unavailable, "object store %s cannot be reached: %v", natsstream.Files, err)
 	}
@@ -79,7 +78,7 @@ func (d *commandDesk) store(ctx context.Context, s *Service) (jetstream.ObjectSt
 
 // uploads returns uploads of values of an endpoint's commands. They are refused
 // while there is no room for more.
-func (s *Service) uploads(files jetstream.ObjectStore, endpoint string) *command.Uploads {
+func (s *Service) uploads(files *command.Files, endpoint string) *command.Uploads {
 	up := command.NewUploads(files, endpoint)
 	up.Room = func(ctx context.Context) error {
 		if err := s.cfg.Full(); err != nil {

@@ -63,9 +63,7 @@ func (s *Store) joinParts(ctx context.Context, id message.ArtifactID, total int)
 }
 
 func (s *Store) joinAs(ctx context.Context, parts []*jetstream.ObjectInfo, name string) error {
-	r := &joined{ctx: ctx, store: s, parts: parts}
-	defer r.close()
-	d, err := s.write(ctx, r)
+	d, err := s.write(ctx, &joined{ctx: ctx, store: s, parts: parts})
 	if err != nil {
 		if !errors.Is(err, ErrStore) {
 			err = fmt.Errorf("%w: read a part: %w", ErrStore, err)
@@ -81,7 +79,7 @@ type joined struct {
 	ctx   context.Context
 	store *Store
 	parts []*jetstream.ObjectInfo
-	open  io.ReadCloser
+	open  io.Reader
 }
 
 // Read implements io.Reader.
@@ -99,19 +97,12 @@ func (j *joined) Read(p []byte) (int, error) {
 		}
 		n, err := j.open.Read(p)
 		if err == io.EOF {
-			j.close()
+			j.open = nil
 			if n == 0 {
 				continue
 			}
 			err = nil
 		}
 		return n, err
-	}
-}
-
-func (j *joined) close() {
-	if j.open != nil {
-		_ = j.open.Close()
-		j.open = nil
 	}
 }

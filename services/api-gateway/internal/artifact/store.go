@@ -59,40 +59,21 @@ func Open(ctx context.Context, js jetstream.JetStream) (*Store, error) {
 }
 
 // Get opens a file. The reader fails at the end when the content is not what
-// was stored; it is to be closed. A file that does not exist is a NotFound
-// error, any other error wraps ErrStore. A file is to be read within an hour.
-func (s *Store) Get(ctx context.Context, id message.ArtifactID) (io.ReadCloser, uint64, error) {
+// was stored, and at once when it is removed meanwhile. A file that does not
+// exist is a NotFound error, any other error wraps ErrStore.
+func (s *Store) Get(ctx context.Context, id message.ArtifactID) (io.Reader, uint64, error) {
 	return s.get(ctx, id.Object())
 }
 
-func (s *Store) get(ctx context.Context, name string) (io.ReadCloser, uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, uploadTimeout)
-	o, err := s.objects.Get(ctx, name)
+func (s *Store) get(ctx context.Context, name string) (io.Reader, uint64, error) {
+	info, err := s.content.Info(ctx, name)
 	if err != nil {
-		cancel()
-		if errors.Is(err, jetstream.ErrObjectNotFound) {
-			return nil, 0, fault.New(fault.NotFound, "File not found")
-		}
-		return nil, 0, fmt.Errorf("%w: open: %w", ErrStore, err)
+		return nil, 0, err
 	}
-	info, err := o.Info()
-	if err != nil {
-		_ = o.Close()
-		cancel()
-		return nil, 0, fmt.Errorf("%w: open: %w", ErrStore, err)
+	if !info.Exists() {
+		return nil, 0, fault.New(fault.NotFound, "File not found")
 	}
-	return &object{ObjectResult: o, cancel: cancel}, info.Size, nil
-}
-
-type object struct {
-	jetstream.ObjectResult
-	cancel context.CancelFunc
-}
-
-// Close implements io.Closer.
-func (o *object) Close() error {
-	defer o.cancel()
-	return o.ObjectResult.Close()
+	return s.content.Read(ctx, &info.ObjectInfo), info.Size, nil
 }
 
 // draft is content without a name.

@@ -21,6 +21,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/natstest"
+	"github.com/nightjar-edr/nightjar/pkg/objects"
 )
 
 type rig struct {
@@ -71,7 +72,6 @@ func (r *rig) expect(file string, want []byte) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	defer func() { _ = o.Close() }()
 	got, err := io.ReadAll(o)
 	if err != nil || !bytes.Equal(got, want) || size != uint64(len(want)) {
 		r.t.Fatalf("%s: %d bytes of %d, want %d, %v", file, len(got), size, len(want), err)
@@ -236,8 +236,7 @@ func TestDamaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = o.Close() }()
-	if _, err := io.ReadAll(o); !errors.Is(err, jetstream.ErrDigestMismatch) {
+	if _, err := io.ReadAll(o); !errors.Is(err, objects.ErrDamaged) {
 		t.Error(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

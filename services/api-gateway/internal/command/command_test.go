@@ -27,17 +27,27 @@ const (
 	testCommand  = "6b5a4f3e-2d1c-4b8a-9f6e-2d7b1e3c5a0f"
 )
 
-func newStore(t *testing.T) jetstream.ObjectStore {
+func newStore(t *testing.T) *Files {
 	t.Helper()
-	store, err := stream.EnsureObjects(t.Context(), natstest.Start(t).Bus(t, "test").JS, stream.Files, stream.Limits{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, store := newFiles(t)
 	return store
 }
 
-// objects returns how many objects a store has.
-func objects(t *testing.T, store jetstream.ObjectStore) int {
+func newFiles(t *testing.T) (jetstream.JetStream, *Files) {
+	t.Helper()
+	js := natstest.Start(t).Bus(t, "test").JS
+	if _, err := stream.EnsureObjects(t.Context(), js, stream.Files, stream.Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	store, err := OpenFiles(t.Context(), js)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js, store
+}
+
+// stored returns how many objects a store has.
+func stored(t *testing.T, store *Files) int {
 	t.Helper()
 	list, err := store.List(t.Context())
 	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
@@ -188,7 +198,7 @@ func TestReadDrops(t *testing.T) {
 			}
 		})
 	}
-	if n := objects(t, store); n != 0 {
+	if n := stored(t, store); n != 0 {
 		t.Errorf("%d objects left", n)
 	}
 }
@@ -219,7 +229,7 @@ func TestReadDropsFit(t *testing.T) {
 }
 
 // render returns a command as it is shown.
-func render(t *testing.T, store jetstream.ObjectStore, r *message.CommandRecord) string {
+func render(t *testing.T, store *Files, r *message.CommandRecord) string {
 	t.Helper()
 	if err := Check(t.Context(), store, r); err != nil {
 		t.Fatal(err)
@@ -317,7 +327,7 @@ func TestResult(t *testing.T) {
 			if err := up.Discard(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if n := objects(t, store); n != 0 {
+			if n := stored(t, store); n != 0 {
 				t.Errorf("%d objects left", n)
 			}
 		})
@@ -376,7 +386,7 @@ func TestResultMalformed(t *testing.T) {
 			if err := up.Discard(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if n := objects(t, store); n != 0 {
+			if n := stored(t, store); n != 0 {
 				t.Errorf("%d objects left", n)
 			}
 		})
@@ -398,17 +408,53 @@ func TestResultNoForgery(t *testing.T) {
 
 // TestResultStoreGone has a failing store told from a malformed result.
 func TestResultStoreGone(t *testing.T) {
-	js := natstest.Start(t).Bus(t, "test").JS
-	store, err := stream.EnsureObjects(t.Context(), js, stream.Files, stream.Limits{})
+	js, store := newFiles(t)
+	if err := js.DeleteObjectStore(t.Context(), stream.Files); err != nil {
+		t.Fatal(err)
+	}
+	_, err := ReadResult(t.Context(), strings.NewReader(`{"stderr":"`+strings.Repeat("AAAA", keepString)+`"}`), NewUploads(store, testEndpoint), plenty)
+	if !errors.Is(err, ErrStore) || errors.Is(err, ErrMalformed) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// A value that is removed while its command is shown ends the answer, and does
+// not keep it waiting.
+func TestValueRemovedMeanwhile(t *testing.T) {
+	js, store := newFiles(t)
+	blob, err := NewUploads(store, testEndpoint).Put(t.Context(), strings.NewReader(strings.Repeat("x", 1<<20)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := store.GetInfo(t.Context(), blob.Object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, _ := stream.ObjectStream(stream.Files)
+	s, err := js.Stream(t.Context(), name)
 	if err == nil {
-		err = js.DeleteObjectStore(t.Context(), stream.Files)
+		err = s.Purge(t.Context(), jetstream.WithPurgeSubject(stream.ObjectChunks(stream.Files, info.NUID)))
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = ReadResult(t.Context(), strings.NewReader(`{"stderr":"`+strings.Repeat("AAAA", keepString)+`"}`), NewUploads(store, testEndpoint), plenty)
-	if !errors.Is(err, ErrStore) || errors.Is(err, ErrMalformed) {
-		t.Fatalf("got %v", err)
+	var d Document
+	d.Command(&message.CommandRecord{Stdout: blob})
+	done := make(chan error)
+	go func() { done <- d.Write(t.Context(), store, io.Discard) }()
+	select {
+	case err := <-done:
+		if !errors.Is(err, ErrStore) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("still waiting after a minute")
+	}
+	if err := store.Delete(t.Context(), blob.Object); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Write(t.Context(), store, io.Discard); !errors.Is(err, ErrStore) {
+		t.Errorf("of a deleted object: %v", err)
 	}
 }
 

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 )
 
@@ -144,7 +142,7 @@ func (d *Document) Inline() (text []byte, ok bool) {
 
 // Write writes the text with the objects in their places. After an error w
 // holds a part of it.
-func (d *Document) Write(ctx context.Context, store jetstream.ObjectStore, w io.Writer) error {
+func (d *Document) Write(ctx context.Context, store *Files, w io.Writer) error {
 	for _, p := range d.pieces {
 		if _, err := w.Write(p.text); err != nil {
 			return err

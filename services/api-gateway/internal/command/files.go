@@ -13,20 +13,43 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/failpoint"
+	"github.com/nightjar-edr/nightjar/pkg/objects"
 )
 
-// storeTimeout bounds one transfer to or from the object store, however slow
-// the other end is.
+// storeTimeout bounds one transfer to the object store, however slow the other
+// end is.
 const storeTimeout = time.Hour
 
 // ErrStore means that the object store did not take or give a value.
-var ErrStore = errors.New("object store")
+var ErrStore = objects.ErrStore
+
+// Files is the object store of the values of commands. It is safe for concurrent
+// use.
+type Files struct {
+	jetstream.ObjectStore
+	content *objects.Store
+}
+
+// OpenFiles binds to the object store, which its owner must have made. Its error
+// wraps ErrStore.
+func OpenFiles(ctx context.Context, js jetstream.JetStream) (*Files, error) {
+	store, err := js.ObjectStore(ctx, stream.Files)
+	if err != nil {
+		return nil, fmt.Errorf("%w %s: %w", ErrStore, stream.Files, err)
+	}
+	content, err := objects.Open(ctx, js, stream.Files)
+	if err != nil {
+		return nil, err
+	}
+	return &Files{ObjectStore: store, content: content}, nil
+}
 
 // Uploads puts values of one endpoint into the object store, and remembers
 // which, so that they can be taken back.
 type Uploads struct {
-	store    jetstream.ObjectStore
+	store    *Files
 	endpoint string
 	names    []string
 	// Room, if not nil, is asked before each value; its error is Put's.
@@ -34,7 +57,7 @@ type Uploads struct {
 }
 
 // NewUploads returns uploads of an endpoint.
-func NewUploads(store jetstream.ObjectStore, endpoint string) *Uploads {
+func NewUploads(store *Files, endpoint string) *Uploads {
 	return &Uploads{store: store, endpoint: endpoint}
 }
 
@@ -109,7 +132,7 @@ func (s *source) Read(p []byte) (int, error) {
 }
 
 // Check tells whether the objects that a command refers to are there.
-func Check(ctx context.Context, store jetstream.ObjectStore, r *message.CommandRecord) error {
+func Check(ctx context.Context, store *Files, r *message.CommandRecord) error {
 	for _, name := range r.Objects() {
 		if _, err := store.GetInfo(ctx, name); err != nil {
 			return fmt.Errorf("value of command %s: %w", r.UUID, err)
@@ -118,20 +141,21 @@ func Check(ctx context.Context, store jetstream.ObjectStore, r *message.CommandR
 	return nil
 }
 
-// copyObject writes an object's content to w.
-func copyObject(ctx context.Context, store jetstream.ObjectStore, b *message.CommandBlob, w io.Writer) error {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	obj, err := store.Get(ctx, b.Object)
+// copyObject writes an object's content to w. One that is removed meanwhile, as
+// its command may be, is an error at once.
+func copyObject(ctx context.Context, store *Files, b *message.CommandBlob, w io.Writer) error {
+	info, err := store.content.Info(ctx, b.Object)
+	if err == nil && !info.Exists() {
+		err = fmt.Errorf("%w: it is not there any more", ErrStore)
+	}
 	if err != nil {
 		return fmt.Errorf("object %s: %w", b.Object, err)
 	}
-	defer obj.Close()
 	var enc io.WriteCloser = nopCloser{w}
 	if !b.JSON {
 		enc = base64.NewEncoder(base64.StdEncoding, w)
 	}
-	n, err := io.Copy(enc, obj)
+	n, err := io.Copy(enc, store.content.Read(ctx, &info.ObjectInfo))
 	if err != nil {
 		return fmt.Errorf("object %s: %w", b.Object, err)
 	}

@@ -169,7 +169,7 @@ func (o *chaosHistory) step(c *chaos, r *rand.Rand) {
 		}
 	}
 	o.days++
-	day := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).AddDate(0, 0, o.days)
+	day := time.Date(2016, 1, 1, 0, 0, 0, 0, time.UTC).AddDate(0, 0, o.days) // older than any event, which --since would leave out
 	o.old.put("logs/"+o.e.UUID+"/"+day.Format(time.DateOnly)+"/logs.gz", zipped(c.t, lines...))
 	c.again("import-history", func(*proc) error {
 		ctx, cancel := context.WithTimeout(c.t.Context(), importPatience)

@@ -100,7 +100,8 @@ func (f *folder) fold(txn *badger.Txn, msgs []view.Msg) (func(), error) {
 	}, nil
 }
 
-// byEndpoint returns messages, in their order, of one endpoint after the other: what is done for one finds its lines in the caches of the CPU.
+// byEndpoint returns messages, in their order, of one endpoint after the other:
+// what is done for one finds its lines in the caches of the CPU.
 func byEndpoint(msgs []view.Msg) [][]view.Msg {
 	var all [][]view.Msg
 	place := map[string]int{}

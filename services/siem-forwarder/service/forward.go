@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/pkg/tracing"
 	"github.com/nightjar-edr/nightjar/services/siem-forwarder/internal/target"
 )
@@ -30,7 +31,7 @@ func (s *Service) forward(ctx context.Context, batch []*held, ackWait time.Durat
 			s.setState(fmt.Errorf("the target does not take alerts: %w", err))
 			wait := pause.next(after)
 			s.cfg.Log.Warn("the target does not take alerts; trying again", "alerts", len(inHand), "in", wait, "error", err)
-			sleep(ctx, wait)
+			_ = lifecycle.Sleep(ctx, wait) // the loop looks at ctx
 		}
 	}
 	stop()
@@ -173,14 +174,4 @@ func (b *backoff) reset() { b.last = 0 }
 func (b *backoff) next(atLeast time.Duration) time.Duration {
 	b.last = min(max(2*b.last, firstWait), lastWait)
 	return max(atLeast, b.last-rand.N(b.last/2))
-}
-
-// sleep waits for a time or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }

@@ -103,7 +103,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 			err = fmt.Errorf("consumer %s of the stream %s: %w", s.cfg.SIEM, stream.Alerts, err)
 			s.setState(err)
 			s.cfg.Log.Warn("alerts cannot be fetched; trying again", "error", err)
-			sleep(ctx, pause.next(0))
+			_ = lifecycle.Sleep(ctx, pause.next(0)) // the loop looks at ctx
 		}
 	}
 	return nil

@@ -35,13 +35,14 @@ func (s *Store) joinParts(ctx context.Context, id message.ArtifactID, total int)
 	size := uint64(0)
 	// Agents send the last part last, so mostly it alone is looked for.
 	for n := total; n > 0; n-- {
-		info, err := s.objects.GetInfo(ctx, id.Part(n, total))
-		if errors.Is(err, jetstream.ErrObjectNotFound) {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("%w: look up a part: %w", ErrStore, err)
+		info, err := s.content.Info(ctx, id.Part(n, total))
+		if err != nil {
+			return fmt.Errorf("part %d of %d: %w", n, total, err)
 		}
-		parts[n-1] = info
+		if !info.Exists() {
+			return nil
+		}
+		parts[n-1] = &info.ObjectInfo
 		size += info.Size
 	}
 	var err error

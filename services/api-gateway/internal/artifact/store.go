@@ -34,7 +34,6 @@ var ErrStore = objects.ErrStore
 
 // Store is the object store artifacts. It is safe for concurrent use.
 type Store struct {
-	objects jetstream.ObjectStore
 	content *objects.Store
 	stream  jetstream.Stream
 	joins   singleflight.Group
@@ -43,10 +42,6 @@ type Store struct {
 // Open binds to the object store, which its owner must have made. Its error
 // wraps ErrStore.
 func Open(ctx context.Context, js jetstream.JetStream) (*Store, error) {
-	store, err := js.ObjectStore(ctx, stream.Artifacts)
-	if err != nil {
-		return nil, fmt.Errorf("%w %s: %w", ErrStore, stream.Artifacts, err)
-	}
 	s, err := js.Stream(ctx, "OBJ_"+stream.Artifacts)
 	if err != nil {
 		return nil, fmt.Errorf("%w %s: %w", ErrStore, stream.Artifacts, err)
@@ -55,7 +50,7 @@ func Open(ctx context.Context, js jetstream.JetStream) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{objects: store, content: content, stream: s}, nil
+	return &Store{content: content, stream: s}, nil
 }
 
 // Get opens a file. The reader fails at the end when the content is not what
@@ -129,9 +124,12 @@ func (s *Store) name(ctx context.Context, d *draft, name string) error {
 func (s *Store) compare(ctx context.Context, d *draft, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
-	info, err := s.objects.GetInfo(ctx, name)
+	info, err := s.content.Info(ctx, name)
+	if err == nil && !info.Exists() {
+		err = fmt.Errorf("%w: look up: %w", ErrStore, jetstream.ErrObjectNotFound)
+	}
 	if err != nil {
-		return fmt.Errorf("%w: look up: %w", ErrStore, err)
+		return err
 	}
 	if info.Digest != d.Digest || info.Size != d.Size {
 		return fault.New(fault.Conflict, "a different file of that name exists")

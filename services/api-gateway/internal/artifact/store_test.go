@@ -126,7 +126,7 @@ func TestReceive(t *testing.T) {
 		}
 	}
 	check()
-	info, err := r.store.objects.GetInfo(t.Context(), id("small").Object())
+	info, err := r.store.content.Info(t.Context(), id("small").Object())
 	sum := sha256.Sum256([]byte("small"))
 	if err != nil || info.Metadata[message.ArtifactSHA256] != hex.EncodeToString(sum[:]) {
 		t.Errorf("%+v, %v", info, err)
@@ -220,12 +220,12 @@ func TestAtOnce(t *testing.T) {
 func TestDamaged(t *testing.T) {
 	r := newRig(t)
 	r.mustSend("x", bytes.Repeat([]byte("x"), 100_000), 0, 0)
-	info, err := r.store.objects.GetInfo(t.Context(), id("x").Object())
+	info, err := r.store.content.Info(t.Context(), id("x").Object())
 	if err != nil {
 		t.Fatal(err)
 	}
 	info.Name, info.Digest = id("y").Object(), "SHA-256="+base64.URLEncoding.EncodeToString(make([]byte, 32))
-	data, err := json.Marshal(info)
+	data, err := json.Marshal(info.ObjectInfo)
 	if err != nil {
 		t.Fatal(err)
 	}

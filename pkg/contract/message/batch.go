@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"sort"
 	"strconv"
 	"sync"
 	"time"
@@ -24,6 +26,7 @@ const (
 	HeaderIP          = "Nightjar-Ip"
 	HeaderCount       = "Nightjar-Count"
 	HeaderReceived    = "Nightjar-Received"
+	HeaderReceipts    = "Nightjar-Receipts"
 	HeaderCriticality = "Nightjar-Criticality"
 	HeaderSignatures  = "Nightjar-Signatures"
 	HeaderOrigin      = "Nightjar-Origin"
@@ -58,8 +61,12 @@ type Batch struct {
 	Endpoint string
 	// Hostname and IP are the endpoint's when the batch was received.
 	Hostname, IP string
-	// Received is the time of receipt, the time of events that have none.
+	// Received is the time of receipt, the time of events that have none. Of
+	// lines that were joined from several requests it is the first one's, and
+	// Receipts has all of them, in the order of the lines. Each is exact to the
+	// microsecond.
 	Received time.Time
+	Receipts []Receipt
 	// TraceParent is the W3C trace context of the request, empty when nothing is
 	// traced.
 	TraceParent string
@@ -67,6 +74,55 @@ type Batch struct {
 	Generation uint64
 	// Lines are the events, without line endings.
 	Lines [][]byte
+}
+
+// Receipt says when lines of a batch were received: those before line Until,
+// counted from 0, that belong to no earlier receipt.
+type Receipt struct {
+	Until int
+	At    time.Time
+}
+
+// ReceivedAt returns when a line of the batch was received.
+func (b *Batch) ReceivedAt(line int) time.Time {
+	i := sort.Search(len(b.Receipts), func(i int) bool { return line < b.Receipts[i].Until })
+	if i == len(b.Receipts) {
+		return b.Received
+	}
+	return b.Receipts[i].At
+}
+
+// encodeReceipts makes the value of HeaderReceipts: for each receipt the number
+// of its lines and the microseconds since the one before, since from for the
+// first, as varints in base64.
+func encodeReceipts(receipts []Receipt, from time.Time) string {
+	var b []byte
+	for lines, last, i := 0, from.UnixMicro(), 0; i < len(receipts); i++ {
+		at := receipts[i].At.UnixMicro()
+		b = binary.AppendVarint(binary.AppendUvarint(b, uint64(receipts[i].Until-lines)), at-last)
+		lines, last = receipts[i].Until, at
+	}
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+// decodeReceipts reads what encodeReceipts made for a batch of count lines.
+func decodeReceipts(text string, from time.Time, count int) ([]Receipt, error) {
+	b, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil {
+		return nil, err
+	}
+	var receipts []Receipt
+	for lines, last := 0, from.UnixMicro(); len(b) > 0; {
+		more, n := binary.Uvarint(b)
+		since, k := binary.Varint(b[max(n, 0):])
+		if n <= 0 || k <= 0 || more == 0 || more > uint64(count-lines) {
+			return nil, errors.New("they do not fit the lines")
+		}
+		b = b[n+k:]
+		lines, last = lines+int(more), last+since
+		receipts = append(receipts, Receipt{Until: lines, At: time.UnixMicro(last).UTC()})
+	}
+	return receipts, nil
 }
 
 // compressor is a zstd encoder with memory for what it makes.
@@ -144,14 +200,14 @@ func Stored(data []byte) bool {
 	return h.Decode(data) == nil && h.FirstBlock.OK && !h.FirstBlock.Compressed
 }
 
-// Trace returns the W3C trace context of the request: TraceParent or, without
-// one, that of a trace which is not recorded, the same for all batches of a
-// request, so that it need not be stored with each.
-func (b *Batch) Trace() string {
+// Trace returns the W3C trace context of the request that a line came with:
+// TraceParent or, without one, that of a trace which is not recorded, the same
+// for all batches of a request, so that it need not be stored with each.
+func (b *Batch) Trace(line int) string {
 	if b.TraceParent != "" {
 		return b.TraceParent
 	}
-	sum := sha256.Sum256(b.Received.UTC().AppendFormat([]byte(b.Endpoint), time.RFC3339Nano))
+	sum := sha256.Sum256(b.ReceivedAt(line).UTC().AppendFormat([]byte(b.Endpoint), time.RFC3339Nano))
 	return fmt.Sprintf("00-%x-%x-00", sum[:16], sum[16:24])
 }
 
@@ -179,6 +235,9 @@ func (b *Batch) BatchMsg(joined []byte, count int) *nats.Msg {
 	m.Header.Set(HeaderFormat, formatBatch)
 	m.Header.Set(HeaderCount, strconv.Itoa(count))
 	m.Header.Set(HeaderReceived, b.Received.UTC().Format(time.RFC3339Nano))
+	if len(b.Receipts) > 0 {
+		m.Header.Set(HeaderReceipts, encodeReceipts(b.Receipts, b.Received))
+	}
 	setUnlessEmpty(m.Header, HeaderHostname, b.Hostname)
 	setUnlessEmpty(m.Header, HeaderIP, b.IP)
 	setUnlessEmpty(m.Header, HeaderTraceParent, b.TraceParent)
@@ -205,6 +264,11 @@ func ParseBatch(subj string, h nats.Header, data, buf []byte) (Batch, []byte, er
 	count, err := strconv.Atoi(h.Get(HeaderCount))
 	if err != nil || count < 0 || count > MaxBatchEvents {
 		return b, buf, fmt.Errorf("batch: bad count %q", h.Get(HeaderCount))
+	}
+	if text := h.Get(HeaderReceipts); text != "" {
+		if b.Receipts, err = decodeReceipts(text, received, count); err != nil {
+			return b, buf, fmt.Errorf("batch: times of receipt: %w", err)
+		}
 	}
 	out, err := Decompress(buf[:0], data)
 	if err != nil {

@@ -93,7 +93,7 @@ func TestTraceOfBatch(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return got.Trace()
+		return got.Trace(0)
 	}
 	b := message.Batch{Endpoint: endpoint, Received: received}
 	untraced := trace(b, `{"n":1}`)

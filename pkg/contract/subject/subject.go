@@ -14,6 +14,7 @@ const Partitions = 32
 
 // Wildcards over whole families of subjects.
 const (
+	AllIntake      = "edr.intake.*"
 	AllEvents      = "edr.events.*.*"
 	AllAlerts      = "edr.alerts.*.*"
 	AllAudit       = "edr.audit.>"
@@ -66,6 +67,10 @@ func PartitionOf(endpoint string) int {
 func Events(endpoint string) string {
 	return fmt.Sprintf("edr.events.%d.%s", PartitionOf(endpoint), endpoint)
 }
+
+// Intake returns the subject of what a gateway takes in before it sorts it by
+// endpoint. Gateway is one token, which no other gateway has.
+func Intake(gateway string) string { return "edr.intake." + gateway }
 
 // Alerts returns the subject of an endpoint's alerts of one severity.
 func Alerts(s Severity, endpoint string) string {

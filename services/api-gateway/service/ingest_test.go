@@ -95,7 +95,7 @@ func TestLogs(t *testing.T) {
 				t.Errorf("events %.200q, want %.200q", lines, tc.events)
 			}
 			for _, b := range batches {
-				if b.Hostname != "WS-03e3" || b.IP != "127.0.0.1" || len(b.Trace()) != 55 || time.Since(b.Received) > time.Minute || b.Trace() != batches[0].Trace() {
+				if b.Hostname != "WS-03e3" || b.IP != "127.0.0.1" || len(b.Trace(0)) != 55 || time.Since(b.Received) > time.Minute || b.Trace(0) != batches[0].Trace(0) {
 					t.Errorf("batch %+v", b)
 				}
 			}

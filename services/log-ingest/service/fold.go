@@ -244,7 +244,7 @@ func addEvents(f *folder, b *logstore.Batch, m *view.Msg, t *tally) error {
 		// stands at its receipt like one without a time.
 		info, err := event.Scan(line)
 		e.Timed = err == nil && info.Timed()
-		e.Time = batch.Received
+		e.Time = batch.ReceivedAt(i)
 		if e.Timed {
 			e.Time = info.Time
 		}

@@ -36,7 +36,7 @@ type raisedAlert struct {
 func (wk *worker) examine(b *message.Batch) (*outcome, error) {
 	out := &outcome{events: len(b.Lines)}
 	var here map[string]struct{}
-	for _, line := range b.Lines {
+	for at, line := range b.Lines {
 		found := wk.detector.Detect(line)
 		if found.Unmarked && !found.Alert() {
 			// Most events: they were validated when they came, and are not looked
@@ -48,7 +48,7 @@ func (wk *worker) examine(b *message.Batch) (*outcome, error) {
 		}
 		info, err := event.Scan(line)
 		if err != nil {
-			out.letters = append(out.letters, letter(b, line, reason(err), err.Error()))
+			out.letters = append(out.letters, letter(b, at, reason(err), err.Error()))
 			continue
 		}
 		mark := event.AgentMark(line, &info)
@@ -76,7 +76,7 @@ func (wk *worker) examine(b *message.Batch) (*outcome, error) {
 			here = make(map[string]struct{})
 		}
 		here[key] = struct{}{}
-		a, err := newAlert(b, line, hash, &info, mark, &found, wk.snap.set)
+		a, err := newAlert(b, at, hash, &info, mark, &found, wk.snap.set)
 		if err != nil {
 			return nil, err
 		}
@@ -87,22 +87,23 @@ func (wk *worker) examine(b *message.Batch) (*outcome, error) {
 		out.alerts = append(out.alerts, &raisedAlert{
 			key: key, severity: subject.SeverityOf(a.Criticality), origin: a.Origin, msg: m,
 			letter: func() *message.DeadLetter {
-				return letter(b, line, message.ReasonPoison, "its alert is larger than a message may be")
+				return letter(b, at, message.ReasonPoison, "its alert is larger than a message may be")
 			},
 		})
 	}
 	return out, nil
 }
 
-// newAlert unites what the agent and the rules found in an event; at least one
-// of them found something.
-func newAlert(b *message.Batch, line []byte, hash event.Hash, info *event.Info, mark *event.Mark, found *detect.Detection, set *detect.Set) (*message.Alert, error) {
+// newAlert unites what the agent and the rules found in the event of a line; at
+// least one of them found something.
+func newAlert(b *message.Batch, at int, hash event.Hash, info *event.Info, mark *event.Mark, found *detect.Detection, set *detect.Set) (*message.Alert, error) {
+	line, received := b.Lines[at], b.ReceivedAt(at)
 	a := &message.Alert{
-		Endpoint: b.Endpoint, Hostname: b.Hostname, IP: b.IP, Received: b.Received, TraceParent: b.Trace(), Generation: b.Generation,
+		Endpoint: b.Endpoint, Hostname: b.Hostname, IP: b.IP, Received: received, TraceParent: b.Trace(at), Generation: b.Generation,
 		Time: info.Time, Timed: info.Timed(), Hash: hash, Line: line, Origin: message.OriginAgent,
 	}
 	if !a.Timed {
-		a.Time = b.Received
+		a.Time = received
 	}
 	if mark != nil {
 		a.Signatures, a.Criticality, a.ATTACK = mark.Signatures, mark.Criticality, mark.ATTACK
@@ -138,10 +139,11 @@ func attack(list []detect.Attack) []event.Attack {
 }
 
 // letter makes the dead letter of one line.
-func letter(b *message.Batch, line []byte, reason, detail string) *message.DeadLetter {
+func letter(b *message.Batch, at int, reason, detail string) *message.DeadLetter {
+	line := b.Lines[at]
 	head := line[:min(len(line), message.DeadLetterHead)]
 	return &message.DeadLetter{
-		Endpoint: b.Endpoint, Reason: reason, Detail: detail, Received: b.Received, Generation: b.Generation,
+		Endpoint: b.Endpoint, Reason: reason, Detail: detail, Received: b.ReceivedAt(at), Generation: b.Generation,
 		Line: append([]byte(nil), head...), Size: int64(len(line)), SHA256: sha256.Sum256(line),
 	}
 }

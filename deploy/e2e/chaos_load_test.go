@@ -227,8 +227,23 @@ func (a *chaosAgent) step(c *chaos, r *rand.Rand) {
 	a.past = append(a.past, lines...)
 }
 
-// send sends lines until they are acknowledged, each time cut differently.
+// send sends lines until they are acknowledged, each time cut differently. At
+// times some go each alone and all at once, so that they are taken in together.
 func (a *chaosAgent) send(c *chaos, r *rand.Rand, lines [][]byte) {
+	if n := min(len(lines), 24); r.IntN(3) == 0 {
+		var crowd sync.WaitGroup
+		for _, line := range lines[:n] {
+			own := rand.New(rand.NewPCG(r.Uint64(), 0))
+			crowd.Go(func() { a.post(c, own, [][]byte{line}) })
+		}
+		crowd.Wait()
+		lines = lines[n:]
+	}
+	a.post(c, r, lines)
+}
+
+// post sends lines until they are acknowledged.
+func (a *chaosAgent) post(c *chaos, r *rand.Rand, lines [][]byte) {
 	c.again("POST /logs", func(p *proc) error {
 		rest := lines
 		for len(rest) > 0 {

@@ -301,7 +301,7 @@ func (l *load) verifyCommands() {
 func (c *cluster) replicated(t *testing.T, copies int) {
 	t.Helper()
 	for user, names := range map[string][]string{
-		"api-gateway": {"EVENTS", "DEADLETTER", "AUDIT", "KV_access"}, "rule-engine": {"ALERTS", "KV_rules", "OBJ_containers"},
+		"api-gateway": {"INTAKE", "EVENTS", "DEADLETTER", "AUDIT", "KV_access"}, "rule-engine": {"ALERTS", "KV_rules", "OBJ_containers"},
 		"endpoint-registry": {"KV_endpoints", "KV_removed"}, "command-dispatch": {"KV_commands", "OBJ_files"}, "log-ingest": {"OBJ_artifacts"}, "report-scorer": {"KV_reports"},
 	} {
 		nc := c.connect(user)

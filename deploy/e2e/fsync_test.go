@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -94,6 +96,72 @@ func TestSyncedBeforeAnswer(t *testing.T) {
 			t.Errorf("%s: stream %s: %v", step.name, step.stream, found)
 		}
 	}
+}
+
+// TestSyncedTogether has many endpoints send an event each at the same moment.
+// Whoever's event is written to INTAKE with others is not answered before that is
+// synced: at each sync no more have been answered than events stand elsewhere.
+func TestSyncedTogether(t *testing.T) {
+	p, log := startTraced(t)
+	endpoints := make([]endpoint, 100)
+	for i := range endpoints {
+		endpoints[i] = p.enrol()
+	}
+	at := time.Now().Truncate(time.Second)
+	line := plainEvent(1000, at)
+	watched(t, log, "POST /logs, many at once", func() {
+		var all sync.WaitGroup
+		for i, e := range endpoints {
+			all.Go(func() {
+				if code, err := p.post(e, false, plainEvent(1000+i, at)); err != nil || code != http.StatusOK {
+					t.Errorf("POST /logs: %d %v", code, err)
+				}
+			})
+		}
+		all.Wait()
+	}, func(list []*call, from int) (*judgment, error) {
+		// What stands in INTAKE of an event: its line, the endpoint, and little more.
+		const head, more = 100, 80
+		left, answers := len(endpoints), 0
+		var writes []*call
+		for _, c := range list {
+			if c.began < from {
+				continue
+			}
+			if c.answers() {
+				answers++
+			}
+			if size, err := strconv.Atoi(c.result); err == nil && c.writesTo("INTAKE") && size > head+len(line) {
+				writes = append(writes, c)
+			}
+		}
+		if answers < len(endpoints) {
+			return nil, errNoAnswer
+		}
+		if len(writes) == 0 || len(writes) > len(endpoints)/5 {
+			t.Errorf("%d writes to INTAKE for %d events", len(writes), answers)
+		}
+		for i := len(writes) - 1; i >= 0; i-- {
+			w := writes[i]
+			size, _ := strconv.Atoi(w.result)
+			left -= (size - head) / (len(line) + more)
+			early := &judgment{seen: []*call{w}}
+			for _, c := range list {
+				if c.began > w.ended && strings.HasSuffix(c.name, "sync") && c.file() == w.file() {
+					early.synced = c.result == "0"
+					early.seen = append(early.seen, c)
+					break
+				}
+				if c.began >= from && c.answers() {
+					early.seen = append(early.seen, c)
+				}
+			}
+			if answered := len(early.seen) - 2; !early.synced || answered > left {
+				t.Errorf("%d of %d are answered, %d events stand elsewhere: %v", answered, answers, left, early)
+			}
+		}
+		return &judgment{}, nil
+	})
 }
 
 // TestStoreSyncedBeforeAnswer holds what --sync always promises of stores: who

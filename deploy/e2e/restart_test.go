@@ -10,11 +10,21 @@ import (
 )
 
 // TestStopInMidLoad stops the manager in the middle of a load, starts it
-// again, and repeats what was not acknowledged, as agents do.
+// again, and repeats what was not acknowledged, as agents do. Where many send
+// single events, these are taken in together.
 func TestStopInMidLoad(t *testing.T) {
-	for name, stop := range map[string]func(*proc){"SIGTERM": (*proc).terminate, "SIGKILL": (*proc).kill} {
-		t.Run(name, func(t *testing.T) {
-			const agents, batches, size = 6, 60, 40
+	for _, tc := range []struct {
+		name                  string
+		stop                  func(*proc)
+		agents, batches, size int
+	}{
+		{"SIGTERM", (*proc).terminate, 6, 60, 40},
+		{"SIGKILL", (*proc).kill, 6, 60, 40},
+		{"SIGTERM single events", (*proc).terminate, 40, 40, 1},
+		{"SIGKILL single events", (*proc).kill, 40, 40, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			agents, batches, size, stop := tc.agents, tc.batches, tc.size, tc.stop
 			p := start(t, t.TempDir())
 			p.data(http.MethodPost, "/rules", testRule)
 			var gate sync.RWMutex // held for writing while the manager is away

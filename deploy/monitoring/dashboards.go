@@ -31,7 +31,7 @@ func overview() Dashboard {
 				and(`max(nightjar:active_endpoints:max)`, "within a day").and(`max(nightjar_endpoint_registry_unseen_endpoints{instance=~"$instance"})`, "never"),
 		}},
 		{"From event to alert", []Panel{
-			graph("Events", "eps", "Events stored in the stream EVENTS, examined by the rules, and stored for queries.", `sum(rate(nightjar_api_gateway_events_received_total{instance=~"$instance"}[$__rate_interval]))`, "received").
+			graph("Events", "eps", "Events acknowledged, examined by the rules, and stored for queries.", `sum(rate(nightjar_api_gateway_events_received_total{instance=~"$instance"}[$__rate_interval]))`, "received").
 				and(`sum(rate(nightjar_rule_engine_events_total{instance=~"$instance"}[$__rate_interval]))`, "examined").
 				and(`sum(rate(nightjar_log_ingest_events_stored_total{instance=~"$instance"}[$__rate_interval]))`, "stored"),
 			graph("Alerts", "cps", "Alerts raised, by severity.", `sum by (severity) (rate(nightjar_rule_engine_alerts_total{instance=~"$instance"}[$__rate_interval]))`, "{{severity}}"),

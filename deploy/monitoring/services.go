@@ -13,12 +13,18 @@ func gateway() Dashboard {
 			graph("Containers read", "cps", "Containers read to compute their hash.", `sum(rate(`+m+`containers_read_total{instance=~"$instance"}[$__rate_interval]))`, "containers"),
 		}},
 		Row{"Ingest", []Panel{
-			graph("Events", "eps", "Events stored in the stream EVENTS.", `sum by (instance) (rate(`+m+`events_received_total{instance=~"$instance"}[$__rate_interval]))`, "{{instance}}"),
+			graph("Events", "eps", "Events acknowledged: they are stored in the stream EVENTS, or in INTAKE on their way there.", `sum by (instance) (rate(`+m+`events_received_total{instance=~"$instance"}[$__rate_interval]))`, "{{instance}}"),
 			graph("Bytes", "Bps", "Bytes of the bodies, as they were sent.", `sum by (instance) (rate(`+m+`bytes_received_total{instance=~"$instance"}[$__rate_interval]))`, "{{instance}}"),
-			graph("Batches", "cps", "Batches stored in the stream EVENTS.", `sum by (instance) (rate(`+m+`batches_published_total{instance=~"$instance"}[$__rate_interval]))`, "{{instance}}"),
+			graph("Batches", "cps", "Batches acknowledged: they are stored in the stream EVENTS, or in INTAKE on their way there.", `sum by (instance) (rate(`+m+`batches_published_total{instance=~"$instance"}[$__rate_interval]))`, "{{instance}}"),
 			graph("Refused", "reqps", "Requests with events that were not answered 200, by reason.", `sum by (reason) (rate(`+m+`ingest_refused_total{instance=~"$instance"}[$__rate_interval]))`, "{{reason}}"),
 			graph("Dead letters", "cps", "Lines that are no events, by reason.", `sum by (reason) (rate(nightjar_dead_letters_total{instance=~"$instance", service="api-gateway"}[$__rate_interval]))`, "{{reason}}"),
 			graph("Certificate", "s", "Time until the certificate of the APIs ends.", `min(nightjar:certificate_left_seconds:min{shown_by="APIs", instance=~"$instance"})`, "left"),
+		}},
+		Row{"Intake", []Panel{
+			graph("By way of INTAKE", "percentunit", "Part of the batches that were stored in the stream INTAKE first, together with others.", `sum by (instance) (rate(`+m+`intake_batches_total{instance=~"$instance"}[$__rate_interval])) / sum by (instance) (rate(`+m+`batches_published_total{instance=~"$instance"}[$__rate_interval]))`, "{{instance}}"),
+			graph("Waiting", "bytes", "Bytes that are acknowledged and not moved to EVENTS yet. What one second brings is usual; from 32 MiB on nothing more is stored together.", m+`intake_pending_bytes{instance=~"$instance"}`, "{{instance}}"),
+			graph("Trouble", "cps", "Moves to EVENTS that failed and are tried again, and messages found that cannot be read.", `sum by (instance) (rate(`+m+`intake_failures_total{instance=~"$instance"}[$__rate_interval]))`, "not moved: {{instance}}").
+				and(`sum by (instance) (rate(`+m+`intake_unreadable_messages_total{instance=~"$instance"}[$__rate_interval]))`, "unreadable: {{instance}}"),
 		}},
 		stores("api-gateway"))
 }

@@ -11,6 +11,16 @@ const (
 	EventsAfterPublish Point = "api-gateway/events-after-publish"
 	// EventsBeforeReply: all of a body is acknowledged, the agent does not know yet.
 	EventsBeforeReply Point = "api-gateway/events-before-reply"
+	// IntakeBeforeWrite: batches wait together and are not handed to JetStream.
+	IntakeBeforeWrite Point = "api-gateway/intake-before-write"
+	// IntakeAfterWrite: batches are stored together, no agent knows yet.
+	IntakeAfterWrite Point = "api-gateway/intake-after-write"
+	// IntakeBeforeMove: batches are acknowledged and not sorted by endpoint.
+	IntakeBeforeMove Point = "api-gateway/intake-before-move"
+	// IntakeAfterMove: batches are sorted by endpoint and also still where they were taken in.
+	IntakeAfterMove Point = "api-gateway/intake-after-move"
+	// IntakeBeforeAdopt: what an earlier gateway took in and did not sort is found.
+	IntakeBeforeAdopt Point = "api-gateway/intake-before-adopt"
 	// LetterBeforePublish: a line is no event and not yet a dead letter.
 	LetterBeforePublish Point = "api-gateway/letter-before-publish"
 	// AlertsBeforePublish: a batch is worked on, none of its alerts is written.
@@ -147,7 +157,7 @@ var views = []string{"access", "endpoints", "rules", "raised", "commands", "even
 
 // cleared are the parts of RemovalBeforeClear and RemovalAfterClear: the streams
 // that are cleared of what was removed.
-var cleared = []string{"EVENTS", "DEADLETTER", "ALERTS", "OBJ_artifacts"}
+var cleared = []string{"INTAKE", "EVENTS", "DEADLETTER", "ALERTS", "OBJ_artifacts"}
 
 // stores are the parts of ObjectMidWrite: the object stores that are written
 // by way of pkg/objects under the load of the crash tests.
@@ -158,6 +168,7 @@ func List() []string {
 	list := []string{}
 	for _, p := range []Point{
 		EventsBeforePublish, EventsAfterPublish, EventsBeforeReply, LetterBeforePublish,
+		IntakeBeforeWrite, IntakeAfterWrite, IntakeBeforeMove, IntakeAfterMove, IntakeBeforeAdopt,
 		AlertsBeforePublish, AlertsMidPublish, AlertsBeforeAck, BatchAfterAck,
 		RulesBeforeWrite, RulesAfterWrite, ReloadBeforeReply, SwapBefore, SwapAfter,
 		FileMidUpload, CommandBeforeQueue, CommandBeforeDeliver, ResultBeforeRecord,

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 )
 
 // Stream returns what clears a stream, for Config.Clear: of the messages on the
@@ -41,21 +42,9 @@ func clearStream(ctx context.Context, js jetstream.JetStream, name, filter strin
 		if seq = m.Sequence; seq > r.Record.Settled[name] || message.GenerationOf(m.Header) >= r.Record.Generation {
 			continue
 		}
-		if err := drop(ctx, s, seq); err != nil {
+		if err := stream.Drop(ctx, s, seq); err != nil {
 			return fmt.Errorf("delete message %d of stream %s: %w", seq, name, err)
 		}
 	}
 	return nil
-}
-
-// drop deletes a message, which another replica may do in the same moment.
-func drop(ctx context.Context, s jetstream.Stream, seq uint64) error {
-	err := s.DeleteMsg(ctx, seq)
-	if err == nil {
-		return nil
-	}
-	if _, gone := s.GetMsg(ctx, seq); errors.Is(gone, jetstream.ErrMsgNotFound) {
-		return nil
-	}
-	return err
 }

@@ -153,7 +153,7 @@ func ForService(name string) (Permissions, error) {
 	b.pub("$JS.API.INFO")
 	switch name {
 	case Gateway:
-		b.owns(stream.Events, "edr.events.*.*").owns(stream.DeadLetters, "edr.deadletter.>").owns(stream.Audit, "edr.audit.>").
+		b.owns(stream.Intake, "edr.intake.*").owns(stream.Events, "edr.events.*.*").owns(stream.DeadLetters, "edr.deadletter.>").owns(stream.Audit, "edr.audit.>").
 			kv(stream.Access).reads("KV_"+stream.Endpoints).reads("KV_"+stream.Removed).reads("KV_"+stream.Rules).reads("KV_"+stream.Commands).
 			reads("OBJ_"+stream.Files).reads("OBJ_"+stream.Artifacts).reads("OBJ_"+stream.Containers).
 			pub("edr.registry.>", "edr.rules.>", "edr.containers.>", "edr.commands.>", "edr.logs.>", "edr.artifacts.>", "edr.reports.>").

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"strconv"
@@ -115,4 +116,17 @@ func keptMark(old jetstream.StreamConfig) map[string]string {
 		return map[string]string{metaRemoved: mark}
 	}
 	return nil
+}
+
+// Drop deletes a message of a stream. That somebody else has deleted it is no
+// error.
+func Drop(ctx context.Context, s jetstream.Stream, seq uint64) error {
+	err := s.DeleteMsg(ctx, seq)
+	if err == nil {
+		return nil
+	}
+	if _, gone := s.GetMsg(ctx, seq); errors.Is(gone, jetstream.ErrMsgNotFound) {
+		return nil
+	}
+	return err
 }

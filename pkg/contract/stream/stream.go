@@ -14,6 +14,7 @@ import (
 
 // Names of the streams.
 const (
+	Intake      = "INTAKE"
 	Events      = "EVENTS"
 	Alerts      = "ALERTS"
 	Audit       = "AUDIT"
@@ -91,6 +92,7 @@ type Limits struct {
 // definition returns the configuration of a stream.
 func definition(name string, l Limits) (jetstream.StreamConfig, error) {
 	subjects, ok := map[string]string{
+		Intake:      subject.AllIntake,
 		Events:      subject.AllEvents,
 		Alerts:      subject.AllAlerts,
 		Audit:       subject.AllAudit,
@@ -286,7 +288,7 @@ func ObjectStream(store string) (name, filter string) {
 // Record returns the names of all streams that make up the record, with those
 // behind buckets and object stores.
 func Record() []string {
-	names := []string{Events, Alerts, Audit, DeadLetters}
+	names := []string{Intake, Events, Alerts, Audit, DeadLetters}
 	for _, bucket := range []string{Access, Endpoints, Rules, Commands, Reports, Removed} {
 		name, _ := KVStream(bucket)
 		names = append(names, name)

@@ -28,13 +28,13 @@ func BenchmarkReceive(b *testing.B) {
 			if err := stream.Ensure(b.Context(), conn.JS, stream.Events, stream.Limits{}); err != nil {
 				b.Fatal(err)
 			}
-			cfg := Config{Env: lifecycle.Env{Bus: conn, Log: lifecycle.Discard()}}
+			cfg := Config{Env: lifecycle.Env{Bus: conn, Log: lifecycle.Discard(), Metrics: prometheus.NewRegistry()}}
 			cfg.setDefaults()
-			pub, err := newPublisher(conn, cfg.Unacked)
+			pub, err := newPublisher(&cfg, func(string) uint64 { return 0 })
 			if err != nil {
 				b.Fatal(err)
 			}
-			in := newIngester(pub, &cfg, func(string) uint64 { return 0 }, newMetrics(prometheus.NewRegistry(), nil, func() int { return 0 }))
+			in := newIngester(pub, &cfg, func(string) uint64 { return 0 }, newMetrics(cfg.Metrics, nil, func() int { return 0 }))
 			gen := &events300{left: bc.size, r: rand.New(rand.NewPCG(1, 2))}
 			body, err := io.ReadAll(gen)
 			if err != nil {

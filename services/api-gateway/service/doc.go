@@ -1,7 +1,7 @@
 // Package gateway is Nightjar's only door: the admin API for operators and
 // the agent API for endpoints, both over HTTP.
 //
-// It owns the streams EVENTS, DEADLETTER and AUDIT and the bucket access. It
+// It owns the streams INTAKE, EVENTS, DEADLETTER and AUDIT and the bucket access. It
 // reads the buckets endpoints, removed and rules and the object store containers, and
 // asks the other services over NATS for everything else. Its Badger store is a
 // view of who may talk to the manager: operators and endpoints with the hashes
@@ -11,9 +11,11 @@
 // What it guarantees:
 //
 //   - POST /logs answers 200 when every line is on stable storage, as an
-//     event in EVENTS or as a dead letter in DEADLETTER, and not before. What
-//     cannot be stored is refused with 503 and Retry-After; part of a refused
-//     request may be stored, and repeating it counts nothing twice.
+//     event in EVENTS or INTAKE or as a dead letter in DEADLETTER, and not
+//     before. What is in INTAKE is moved to EVENTS within moments, by
+//     whichever gateway runs. What cannot be stored is refused with 503 and
+//     Retry-After; part of a refused request may be stored, and repeating it
+//     counts nothing twice.
 //   - Memory does not grow with the size of a body or of an answer. A body is
 //     cut into batches while it comes in; an answer is asked for page by page
 //     while it goes out.

@@ -332,7 +332,7 @@ func (b *batcher) publish(ctx context.Context, joined []byte) error {
 		span.Endpoint(batch.Endpoint)
 		span.Count("messaging.batch.message_count", b.count)
 	}
-	m := batch.BatchMsg(joined, b.count)
+	m := message.Joined{Batch: batch, Text: joined, Count: b.count}
 	count := float64(b.count)
 	b.count = 0
 	b.work.release()

@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"sync"
@@ -12,6 +14,8 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/nightjar-edr/nightjar/pkg/bus"
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/services/api-gateway/internal/intake"
 )
 
 const (
@@ -33,6 +37,7 @@ var errNotStored = errors.New("not acknowledged by the stream")
 type publisher struct {
 	js      jetstream.JetStream
 	events  *bus.Publisher
+	intake  *intake.Intake
 	unacked *semaphore.Weighted
 	limit   int64
 	pending sync.WaitGroup
@@ -40,7 +45,8 @@ type publisher struct {
 
 // newPublisher makes a publisher for a connection. Every acknowledgement has a
 // timeout, so none is waited for in vain.
-func newPublisher(b *bus.Bus, unacked int64) (*publisher, error) {
+func newPublisher(cfg *Config, generation func(endpoint string) uint64) (*publisher, error) {
+	b := cfg.Bus
 	js, err := jetstream.New(b.NC, jetstream.WithPublishAsyncTimeout(ackTimeout), jetstream.WithPublishAsyncMaxPending(1<<16))
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
@@ -49,7 +55,11 @@ func newPublisher(b *bus.Bus, unacked int64) (*publisher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &publisher{js: js, events: events, unacked: semaphore.NewWeighted(unacked), limit: unacked}, nil
+	in := intake.New(intake.Config{
+		JS: b.JS, Gateway: rand.Text(), Alone: cfg.Alone, Publish: events.Publish, Generation: generation,
+		Log: cfg.Log, Metrics: cfg.Metrics, Subsystem: subsystem,
+	})
+	return &publisher{js: js, events: events, intake: in, unacked: semaphore.NewWeighted(cfg.Unacked), limit: cfg.Unacked}, nil
 }
 
 // wait returns when no acknowledgement is outstanding any more, or ctx ends.
@@ -111,18 +121,27 @@ func (f *flight) below(ctx context.Context, n int) error {
 // wait returns nil when every message of the flight is acknowledged.
 func (f *flight) wait(ctx context.Context) error { return f.below(ctx, 1) }
 
-// asynchronous is what hands a message to a stream and tells its outcome, unless
-// it returns an error.
-type asynchronous func(m *nats.Msg, settled func(*jetstream.PubAck, error)) error
-
-// batch publishes a batch of events. Requests share writes to stable storage.
-func (f *flight) batch(ctx context.Context, m *nats.Msg, settled func(error)) error {
-	return f.publish(ctx, f.p.events.Publish, m, settled)
+// batch publishes a batch of events. Small ones share writes to stable storage
+// with those of other requests, unless they are traced.
+func (f *flight) batch(ctx context.Context, b message.Joined, settled func(error)) error {
+	if b.TraceParent == "" && len(b.Text) <= intake.MaxBatch {
+		b.Text = bytes.Clone(b.Text)
+		return f.publish(ctx, len(b.Text), settled, func(settled func(error)) error {
+			f.p.intake.Publish(b, settled)
+			return nil
+		})
+	}
+	m := b.BatchMsg(b.Text, b.Count)
+	return f.publish(ctx, len(m.Data), settled, func(settled func(error)) error {
+		return f.p.events.Publish(m, func(_ *jetstream.PubAck, err error) { settled(err) })
+	})
 }
 
 // letter publishes a dead letter.
 func (f *flight) letter(ctx context.Context, m *nats.Msg, settled func(error)) error {
-	return f.publish(ctx, f.p.letter, m, settled)
+	return f.publish(ctx, len(m.Data), settled, func(settled func(error)) error {
+		return f.p.letter(m, func(_ *jetstream.PubAck, err error) { settled(err) })
+	})
 }
 
 func (p *publisher) letter(m *nats.Msg, settled func(*jetstream.PubAck, error)) error {
@@ -141,16 +160,16 @@ func (p *publisher) letter(m *nats.Msg, settled func(*jetstream.PubAck, error)) 
 	return nil
 }
 
-// publish hands a message over without waiting for its acknowledgement.
+// publish hands size bytes over by start, without waiting for the acknowledgement.
 // settled is told of it, with nil, or of its failure, unless publish itself
 // returns an error. It waits while too many are outstanding. Once a
 // message of the flight has failed it returns why.
-func (f *flight) publish(ctx context.Context, async asynchronous, m *nats.Msg, settled func(error)) error {
+func (f *flight) publish(ctx context.Context, size int, settled func(error), start func(settled func(error)) error) error {
 	if err := f.below(ctx, flightWindow); err != nil {
 		return err
 	}
-	size := min(int64(len(m.Data))+messageOverhead, f.p.limit)
-	if err := f.p.unacked.Acquire(ctx, size); err != nil {
+	taken := min(int64(size)+messageOverhead, f.p.limit)
+	if err := f.p.unacked.Acquire(ctx, taken); err != nil {
 		return err
 	}
 	f.mu.Lock()
@@ -158,11 +177,11 @@ func (f *flight) publish(ctx context.Context, async asynchronous, m *nats.Msg, s
 	f.mu.Unlock()
 	f.p.pending.Add(1)
 	done := func(err error) {
-		f.p.unacked.Release(size)
+		f.p.unacked.Release(taken)
 		f.outcome(err)
 		f.p.pending.Done()
 	}
-	err := async(m, func(_ *jetstream.PubAck, err error) {
+	err := start(func(err error) {
 		settled(err)
 		done(err)
 	})

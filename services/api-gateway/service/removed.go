@@ -17,10 +17,11 @@ import (
 
 // newRemovals returns the removals: what comes in of an endpoint has the
 // generation of its last one, and the streams EVENTS and DEADLETTER are cleared
-// of what was removed.
-func newRemovals(db *store.DB, cfg view.Config) (*removal.Removals, error) {
+// of what was removed, and INTAKE, by intake.
+func newRemovals(db *store.DB, cfg view.Config, intake func(context.Context, removal.Removal) error) (*removal.Removals, error) {
 	cfg.DB = db
 	return removal.New(removal.Config{View: cfg, Clear: map[string]func(context.Context, removal.Removal) error{
+		stream.Intake:      intake,
 		stream.Events:      removal.Stream(cfg.JS, stream.Events, subject.Events),
 		stream.DeadLetters: removal.Stream(cfg.JS, stream.DeadLetters, subject.AllDeadLettersOf),
 	}})

@@ -83,21 +83,21 @@ func New(cfg Config) (*Service, error) {
 	if s.operators, err = newOperators(s.db, views); err != nil {
 		return fail(err)
 	}
-	if s.removals, err = newRemovals(s.db, views); err != nil {
+	if s.removals, err = newRemovals(s.db, views, func(ctx context.Context, _ removal.Removal) error { return s.pub.intake.Clear(ctx) }); err != nil {
 		return fail(err)
 	}
 	s.peers = newPeers(cfg.Bus, cfg.Log, cfg.Alone, s.credentials.view, s.removals.View())
 	s.metrics = newMetrics(cfg.Metrics, s.db, s.credentials.count)
 	showExpiry(cfg.Metrics, cfg.TLS)
 	kv, _ := stream.KVStream(stream.Access)
-	s.watch = streamwatch.New(cfg.Metrics, subsystem, cfg.Bus.JS, cfg.Log, stream.Events, stream.DeadLetters, stream.Audit, kv)
+	s.watch = streamwatch.New(cfg.Metrics, subsystem, cfg.Bus.JS, cfg.Log, stream.Intake, stream.Events, stream.DeadLetters, stream.Audit, kv)
 	if err := s.newKeepers(); err != nil {
 		return fail(err)
 	}
 	s.rules = newAgentRules(s)
 	s.containers = newAgentContainers(s)
 	s.commands = newCommandDesk(s)
-	if s.pub, err = newPublisher(cfg.Bus, cfg.Unacked); err != nil {
+	if s.pub, err = newPublisher(&s.cfg, s.removals.Generation); err != nil {
 		return fail(err)
 	}
 	s.ingest = newIngester(s.pub, &s.cfg, s.removals.Generation, s.metrics)
@@ -151,6 +151,9 @@ func (s *Service) Ready() error {
 		return errors.New("view of removals is catching up")
 	}
 	if err := s.cfg.Bus.Ready(); err != nil {
+		return err
+	}
+	if err := s.pub.intake.Ready(); err != nil {
 		return err
 	}
 	return s.peers.current()
@@ -217,6 +220,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 		return orStopped(ctx, err)
 	}
 	work.Go(func() { s.peers.run(inner) })
+	work.Go(func() { s.pub.intake.Run(inner) })
 	for _, srv := range []*httpServer{s.adminHTTP, s.agentHTTP} {
 		work.Go(func() { failed("http", srv.serve()) })
 	}
@@ -246,10 +250,14 @@ func (s *Service) ensure(ctx context.Context) (jetstream.KeyValue, error) {
 			return nil, err
 		}
 	}
+	if err := stream.Ensure(ctx, js, stream.Intake, stream.Limits{Replicas: s.cfg.Events.Replicas}); err != nil {
+		return nil, err
+	}
 	return stream.EnsureKV(ctx, js, stream.Access, 1, s.cfg.Replicas)
 }
 
-// streams are the streams that the gateway owns.
+// streams are the streams that the gateway owns and keeps within bounds. INTAKE is
+// as small as what is not moved yet.
 func (s *Service) streams() map[string]stream.Limits {
 	return map[string]stream.Limits{stream.Events: s.cfg.Events, stream.DeadLetters: s.cfg.DeadLetters, stream.Audit: s.cfg.Audit}
 }

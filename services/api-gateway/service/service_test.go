@@ -373,7 +373,7 @@ func TestMetrics(t *testing.T) {
 	r.agent(e, "GET", "/nothing", nil)
 	r.do("GET", r.svc.AdminAddr(), "/endpoints", nil, nil)
 	want := `
-# HELP nightjar_api_gateway_batches_published_total Batches that are stored in the stream EVENTS.
+# HELP nightjar_api_gateway_batches_published_total Batches that are stored in the stream EVENTS, or in INTAKE on their way there.
 # TYPE nightjar_api_gateway_batches_published_total counter
 nightjar_api_gateway_batches_published_total 1
 # HELP nightjar_api_gateway_bytes_received_total Bytes of the bodies of POST /logs, as they were sent.
@@ -382,7 +382,7 @@ nightjar_api_gateway_bytes_received_total 15
 # HELP nightjar_api_gateway_endpoints Endpoints that may talk to the manager.
 # TYPE nightjar_api_gateway_endpoints gauge
 nightjar_api_gateway_endpoints 1
-# HELP nightjar_api_gateway_events_received_total Events that are stored in the stream EVENTS.
+# HELP nightjar_api_gateway_events_received_total Events that are stored in the stream EVENTS, or in INTAKE on their way there.
 # TYPE nightjar_api_gateway_events_received_total counter
 nightjar_api_gateway_events_received_total 2
 # HELP nightjar_api_gateway_requests_in_flight Requests being worked on.

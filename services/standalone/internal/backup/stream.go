@@ -22,6 +22,8 @@ import (
 //   - removals before the streams that they name, for one names sequences up to
 //     which all of an endpoint is removed: were they beyond the restored ends,
 //     what is to come would be removed, too;
+//   - INTAKE before EVENTS, to which its messages are moved: one that is moved
+//     meanwhile is in the backup twice, which counts for once, and none is missed;
 //   - reports before ALERTS, for a clear names a sequence of ALERTS: were it
 //     beyond the restored end, alerts to come would not count;
 //   - EVENTS before ALERTS, for the rule-engine's position in EVENTS says that
@@ -34,7 +36,7 @@ func streams() []string {
 	kv := func(bucket string) string { name, _ := stream.KVStream(bucket); return name }
 	objects := func(store string) string { name, _ := stream.ObjectStream(store); return name }
 	return []string{
-		kv(stream.Removed), kv(stream.Reports), stream.Events, stream.DeadLetters, stream.Alerts, objects(stream.Artifacts),
+		kv(stream.Removed), kv(stream.Reports), stream.Intake, stream.Events, stream.DeadLetters, stream.Alerts, objects(stream.Artifacts),
 		kv(stream.Commands), objects(stream.Files), kv(stream.Rules), objects(stream.Containers),
 		kv(stream.Endpoints), kv(stream.Access), stream.Audit,
 	}

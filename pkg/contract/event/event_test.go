@@ -67,6 +67,31 @@ func TestScanRefuses(t *testing.T) {
 	}
 }
 
+// Every byte at every place of a word of eight, plain, behind a backslash and as
+// each digit of \u, and every such string broken off.
+func TestStringsAreThoseOfEncodingJSON(t *testing.T) {
+	check := func(line string) {
+		if _, err := event.Scan([]byte(line)); (err == nil) != json.Valid([]byte(line)) {
+			t.Fatalf("%q: Scan says %v", line, err)
+		}
+	}
+	for c := range 256 {
+		for place := range 9 {
+			before, after := `{"a":"`+strings.Repeat("x", place)+string([]byte{byte(c)}), strings.Repeat("y", 9)+`"}`
+			check(before + after)
+			check(before)
+		}
+		for place := range 5 {
+			escape := []byte(`\u00eF`)
+			escape[1+place] = byte(c)
+			for end := range len(escape) + 1 {
+				check(`{"a":"xx` + string(escape[:end]) + `"}`)
+				check(`{"a":"xx` + string(escape[:end]))
+			}
+		}
+	}
+}
+
 func TestAgentMark(t *testing.T) {
 	for name, c := range map[string]struct {
 		line        string

@@ -348,73 +348,60 @@ func (s *scanner) number() error {
 	return nil
 }
 
-// plain marks the bytes that need no look within a string.
-var plain = func() (t [256]bool) {
+// plain marks the bytes that need no look within a string, simple those that may
+// follow a backslash and stand for one character.
+var plain, simple = func() (p, e [256]bool) {
 	for c := 0x20; c < 256; c++ {
-		t[c] = c != '"' && c != '\\'
+		p[c] = c != '"' && c != '\\'
 	}
-	return t
+	for _, c := range `"\/bfnrt` {
+		e[c] = true
+	}
+	return p, e
 }()
 
-// plainRun returns how many plain bytes b begins with, as far as eight at a
-// time can tell. The tests for a zero byte and for one less than n in a word
-// are those of Hacker's Delight, 6-1; the lowest byte they mark is right.
-func plainRun(b []byte) int {
+// special returns the place of the first byte of b, from i on, that is not plain,
+// len(b) if there is none. It looks at eight bytes at a time; the tests for a zero
+// byte and for one less than n in a word are those of Hacker's Delight, 6-1; the
+// lowest byte they mark is right.
+func special(b []byte, i int) int {
 	const ones, high = 0x0101010101010101, 0x8080808080808080
-	n := 0
-	for ; len(b)-n >= 8; n += 8 {
-		w := binary.LittleEndian.Uint64(b[n:])
+	for ; len(b)-i >= 8; i += 8 {
+		w := binary.LittleEndian.Uint64(b[i:])
 		quote, slash := w^ones*'"', w^ones*'\\'
 		found := ((quote-ones)&^quote | (slash-ones)&^slash | (w-ones*0x20)&^w) & high
 		if found != 0 {
-			return n + bits.TrailingZeros64(found)/8
+			return i + bits.TrailingZeros64(found)/8
 		}
 	}
-	return n
+	for i < len(b) && plain[b[i]] {
+		i++
+	}
+	return i
 }
 
 // string skips a string, the scanner standing on its opening quote, and tells
 // whether it holds escapes.
 func (s *scanner) string() (escaped bool, err error) {
-	i, b := s.i+1, s.b
-	for {
-		i += plainRun(b[i:])
-		for i < len(b) && plain[b[i]] {
+	b := s.b
+	i := special(b, s.i+1)
+	for i < len(b) && b[i] == '\\' {
+		escaped = true
+		switch i++; {
+		case i < len(b) && simple[b[i]]:
 			i++
-		}
-		if i >= len(b) {
+		case len(b)-i >= 5 && b[i] == 'u' && hexDigit(b[i+1])|hexDigit(b[i+2])|hexDigit(b[i+3])|hexDigit(b[i+4]) >= 0:
+			i += 5
+		default:
 			return false, ErrNotJSON
 		}
-		switch b[i] {
-		case '"':
-			s.i = i + 1
-			return escaped, nil
-		case '\\':
-			escaped = true
-			i++
-			if i >= len(b) {
-				return false, ErrNotJSON
-			}
-			switch b[i] {
-			case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
-				i++
-			case 'u':
-				if len(b)-i < 5 {
-					return false, ErrNotJSON
-				}
-				for _, c := range b[i+1 : i+5] {
-					if hexDigit(c) < 0 {
-						return false, ErrNotJSON
-					}
-				}
-				i += 5
-			default:
-				return false, ErrNotJSON
-			}
-		default: // a control character
-			return false, ErrNotJSON
-		}
+		i = special(b, i)
 	}
+	if i >= len(b) || b[i] != '"' { // the end, or a control character
+		return false, ErrNotJSON
+	}
+	s.i = i + 1
+	return escaped, nil
 }
 
 func (s *scanner) space() {

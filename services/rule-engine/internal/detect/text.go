@@ -2,6 +2,7 @@ package detect
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -186,12 +187,14 @@ func unquoteSlow(s []byte) []byte {
 	return []byte(v)
 }
 
+// ones and high have the lowest, or the highest, bit of each byte of a word set.
+const ones, high = 0x0101010101010101, 0x8080808080808080
+
 func isASCII(s []byte) bool {
-	for len(s) >= 8 {
-		if (uint64(s[0])|uint64(s[1])|uint64(s[2])|uint64(s[3])|uint64(s[4])|uint64(s[5])|uint64(s[6])|uint64(s[7]))&0x80 != 0 {
+	for ; len(s) >= 8; s = s[8:] {
+		if binary.LittleEndian.Uint64(s)&high != 0 {
 			return false
 		}
-		s = s[8:]
 	}
 	for _, c := range s {
 		if c >= utf8.RuneSelf {
@@ -221,16 +224,30 @@ func fold(val, buf []byte) (folded, out []byte) {
 	buf = slices.Grow(buf, len(val))[:start+len(val)]
 	folded = buf[start:len(buf):len(buf)]
 	folded = folded[:len(val)]
-	all := byte(0)
-	for i, c := range val {
-		folded[i] = lowerTable[c]
-		all |= c
+	all, i := uint64(0), 0
+	for ; len(val)-i >= 8; i += 8 {
+		w := binary.LittleEndian.Uint64(val[i:])
+		binary.LittleEndian.PutUint64(folded[i:], lowerWord(w))
+		all |= w
 	}
-	if all >= utf8.RuneSelf {
+	for ; i < len(val); i++ {
+		folded[i] = lowerTable[val[i]]
+		all |= uint64(val[i])
+	}
+	if all&high != 0 {
 		folded = foldRunes(folded)
 		buf = buf[:start+len(folded)]
 	}
 	return folded, buf
+}
+
+// lowerWord maps the upper case ASCII letters among eight bytes to lower case. The
+// sums of seven bits each tell in the eighth whether a byte is at least 'A', and
+// whether it is beyond 'Z'.
+func lowerWord(w uint64) uint64 {
+	low := w &^ high
+	upper := (low + (0x80-'A')*ones) &^ (low + (0x7f-'Z')*ones) &^ w & high
+	return w | upper>>2 // 0x80>>2 is 'a' - 'A'
 }
 
 // foldRunes replaces U+017F and U+212A in place.

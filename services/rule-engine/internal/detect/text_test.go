@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -81,11 +82,31 @@ func TestFold(t *testing.T) {
 		"\u212aEY \u017fTOP":         "key stop",
 		"É\u212a😀":                   "Ék😀",
 		"\xc5\xbe\u017f\u017e":       "\xc5\xbes\u017e",
+		"\u212a, then ASCII alone":   "k, then ascii alone",
 		strings.Repeat("Z\u212a", 9): strings.Repeat("zk", 9),
 	} {
 		got, buf := fold([]byte(in), []byte("x"))
 		if string(got) != want || string(buf) != "x"+want {
 			t.Errorf("%q: got %q in %q, want %q", in, got, buf, want)
+		}
+	}
+}
+
+func TestEveryByteIsFoldedAtEveryPlace(t *testing.T) {
+	for c := range 256 {
+		for place := range 17 {
+			in := bytes.Repeat([]byte("q"), 17)
+			in[place] = byte(c)
+			want := bytes.Clone(in)
+			if c >= 'A' && c <= 'Z' {
+				want[place] += 'a' - 'A'
+			}
+			if got, _ := fold(in, nil); !bytes.Equal(got, want) {
+				t.Fatalf("%q: got %q, want %q", in, got, want)
+			}
+			if got := isASCII(in); got != (c < 0x80) {
+				t.Fatalf("%q: ASCII %t", in, got)
+			}
 		}
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"time"
+
+	"github.com/nightjar-edr/nightjar/pkg/beat"
 )
 
 // Reasons why nothing more may be stored.
@@ -139,7 +141,7 @@ func (g *Guard) Run(ctx context.Context, report func(error)) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(g.interval()):
+		case <-time.After(beat.Next(g.interval())):
 			if err := look(); err != nil {
 				report(err)
 			}

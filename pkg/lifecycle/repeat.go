@@ -3,20 +3,18 @@ package lifecycle
 import (
 	"context"
 	"time"
+
+	"github.com/nightjar-edr/nightjar/pkg/beat"
 )
 
-// Repeat calls f at once and then at every interval until ctx ends. A call is
-// never begun while another one goes on: an interval that has passed meanwhile
-// is made up for once.
+// Repeat calls f at once and then at every beat of an interval until ctx ends. A
+// call is never begun while another one goes on: beats that have passed meanwhile
+// are left out.
 func Repeat(ctx context.Context, interval time.Duration, f func()) {
-	t := time.NewTicker(interval)
-	defer t.Stop()
 	for {
 		f()
-		select {
-		case <-ctx.Done():
+		if Sleep(ctx, beat.Next(interval)) != nil {
 			return
-		case <-t.C:
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nightjar-edr/nightjar/pkg/beat"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 )
@@ -109,10 +110,8 @@ func (k *Keeper) Run(ctx context.Context) {
 		if more && err == nil && ctx.Err() == nil {
 			continue
 		}
-		select {
-		case <-ctx.Done():
+		if lifecycle.Sleep(ctx, beat.Next(k.pause())) != nil {
 			return
-		case <-time.After(k.pause()):
 		}
 	}
 }

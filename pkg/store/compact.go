@@ -5,6 +5,8 @@ import (
 	_ "unsafe" // go:linkname
 
 	"github.com/dgraph-io/badger/v4"
+
+	"github.com/nightjar-edr/nightjar/pkg/beat"
 )
 
 // Each of Badger's compactors wakes 20 times a second whether there is work or
@@ -30,8 +32,6 @@ func startCompactors(*badger.DB)
 // compact lets the compactors rest while there is nothing to compact, until the
 // store is closed.
 func (db *DB) compact(every, after time.Duration) {
-	t := time.NewTicker(every)
-	defer t.Stop()
 	worked := time.Time{} // they rest at once where a store has nothing to compact
 	for {
 		if compactionDue(db.Levels()) {
@@ -43,7 +43,7 @@ func (db *DB) compact(every, after time.Duration) {
 		select {
 		case <-db.stop:
 			return
-		case <-t.C:
+		case <-time.After(beat.Next(every)):
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/dgraph-io/badger/v4"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/nightjar-edr/nightjar/pkg/beat"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 )
 
@@ -67,7 +68,7 @@ func (v *View) explained(ctx context.Context, info *jetstream.StreamInfo, first 
 // untilCheck returns how long to wait until the next check.
 func (v *View) untilCheck() time.Duration {
 	if v.ready.Load() {
-		return v.cfg.CheckEvery
+		return beat.Next(v.cfg.CheckEvery)
 	}
 	return min(v.cfg.CheckEvery, checkBehind)
 }

@@ -8,8 +8,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nightjar-edr/nightjar/pkg/beat"
 	"github.com/nightjar-edr/nightjar/pkg/bus"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 )
 
 const (
@@ -84,14 +86,9 @@ func (l *lastSeen) overlay(endpoints []message.Endpoint) {
 
 // run tells the registry at every interval, and once more when ctx ends.
 func (l *lastSeen) run(ctx context.Context) {
-	t := time.NewTicker(seenInterval)
-	defer t.Stop()
 	told := time.Now()
 	for ctx.Err() == nil {
-		select {
-		case <-ctx.Done():
-		case <-t.C:
-		}
+		_ = lifecycle.Sleep(ctx, beat.Next(seenInterval)) // ctx tells
 		now := time.Now()
 		all := ctx.Err() != nil || now.Sub(told) >= l.again-seenInterval/2
 		// What has begun is finished even when ctx ends meanwhile.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/nightjar-edr/nightjar/pkg/beat"
 	"github.com/nightjar-edr/nightjar/pkg/bus"
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
@@ -207,16 +208,9 @@ func (s *Service) serve(ctx, work context.Context) error {
 	return nil
 }
 
-// every calls f at each interval until ctx ends.
+// every calls f at each beat of an interval until ctx ends.
 func (s *Service) every(ctx context.Context, interval time.Duration, what string, f func(context.Context) error) {
-	t := time.NewTicker(interval)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
+	for lifecycle.Sleep(ctx, beat.Next(interval)) == nil {
 		if err := f(ctx); err != nil && ctx.Err() == nil {
 			s.metrics.errors.Inc()
 			s.log.Error("task failed, will be tried again", "task", what, "error", err)

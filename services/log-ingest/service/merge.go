@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nightjar-edr/nightjar/pkg/beat"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/services/log-ingest/internal/logstore"
 )
@@ -68,15 +69,10 @@ func registerWaiting(reg prometheus.Registerer, r *logstore.Reader) {
 // and there is room. It looks for some a few times within the time for which
 // nothing must have come.
 func (s *Service) merge(ctx context.Context, t *part) {
-	tick := time.NewTicker(max(s.cfg.MergeAfter/4, 50*time.Millisecond))
-	defer tick.Stop()
+	every := max(s.cfg.MergeAfter/3, 50*time.Millisecond)
 	for more := false; ; {
-		if !more {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
+		if !more && lifecycle.Sleep(ctx, beat.Next(every)) != nil {
+			return
 		}
 		more = false
 		for _, f := range t.folders {

@@ -30,6 +30,9 @@ type Config struct {
 	// MergeAfter is how long nothing must have come for an hour of an endpoint
 	// until its chunks are merged; 0 means DefaultMergeAfter.
 	MergeAfter time.Duration
+	// Alone tells that no other replica is or comes on the same NATS, as in
+	// standalone: there is nobody to tell what this one holds, nor to hear of.
+	Alone bool
 }
 
 // Flags adds the service's flags and returns the function that makes the

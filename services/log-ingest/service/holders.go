@@ -27,6 +27,8 @@ const (
 type holders struct {
 	bus *bus.Bus
 	log *slog.Logger
+	// alone tells that there are no others.
+	alone bool
 	// name is that of the store, so that nothing which this replica said
 	// before it was started again is taken for another's word.
 	name string
@@ -40,12 +42,15 @@ type holders struct {
 	heard [subject.Partitions]time.Time
 }
 
-func newHolders(b *bus.Bus, log *slog.Logger, name string) *holders {
-	return &holders{bus: b, log: log, name: name}
+func newHolders(b *bus.Bus, log *slog.Logger, name string, alone bool) *holders {
+	return &holders{bus: b, log: log, name: name, alone: alone}
 }
 
 // listen hears what others say until stop is called.
 func (h *holders) listen() (stop func(), err error) {
+	if h.alone {
+		return func() {}, nil
+	}
 	sub, err := h.bus.NC.Subscribe(message.LogsHeld, h.hear)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to %s: %w", message.LogsHeld, err)
@@ -88,7 +93,7 @@ func (h *holders) others() (set partitionSet) {
 // say tells the others what this replica holds, when that has changed or was
 // not said for some time. What does not reach them they hear the next time.
 func (h *holders) say(held partitionSet) {
-	if held == h.said && time.Since(h.saidAt) < sayEvery {
+	if h.alone || held == h.said && time.Since(h.saidAt) < sayEvery {
 		return
 	}
 	h.said, h.saidAt = held, time.Now()

@@ -16,6 +16,7 @@ import (
 	"github.com/dgraph-io/badger/v4"
 	"github.com/nats-io/nats.go"
 
+	"github.com/nightjar-edr/nightjar/pkg/bus"
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
@@ -453,7 +454,7 @@ func TestStoreOfTheFirstVersion(t *testing.T) {
 
 // What another replica has said counts for a while, and only what it said.
 func TestHolders(t *testing.T) {
-	h := newHolders(nil, lifecycle.Discard(), "me")
+	h := newHolders(nil, lifecycle.Discard(), "me", false)
 	for _, text := range []string{`{"replica":"a","partitions":[1,31]}`, `{"replica":"b","partitions":[1,-1,99]}`, `{"replica":"me","partitions":[2]}`, `{"partitions":[3]}`, `{`} {
 		h.hear(&nats.Msg{Data: []byte(text)})
 	}
@@ -463,5 +464,32 @@ func TestHolders(t *testing.T) {
 	h.heard[31] = time.Now().Add(-heardFor)
 	if got := h.others(); !slices.Equal(got.list(), []int{1}) {
 		t.Errorf("held by others, later: %v", got.list())
+	}
+}
+
+// A replica that is alone answers, and tells nobody what it holds.
+func TestReplicaThatIsAlone(t *testing.T) {
+	r := newRig(t)
+	r.ensure()
+	said := make(chan *nats.Msg, 1)
+	sub, err := r.bus.NC.ChanSubscribe(message.LogsHeld, said)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	r.cfg.Alone = true
+	r.start()
+	r.send(one, noon, line(noon, 1))
+	r.settle()
+	if got := r.ask(message.LogsRequest{Endpoint: one}); len(got) != 1 {
+		t.Errorf("%d lines", len(got))
+	}
+	for _, b := range []*bus.Bus{r.cfg.Bus, r.bus} {
+		if err := b.NC.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(said) > 0 {
+		t.Errorf("it said %s", (<-said).Data)
 	}
 }

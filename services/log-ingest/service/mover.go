@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nightjar-edr/nightjar/pkg/beat"
 	"github.com/nightjar-edr/nightjar/pkg/bus"
 	"github.com/nightjar-edr/nightjar/pkg/contract/access"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
@@ -20,9 +21,11 @@ import (
 
 const (
 	// moveStep is how often the mover looks what can be done while something
-	// is to be done, and idleStep while nothing is.
-	moveStep = 20 * time.Millisecond
-	idleStep = sayEvery
+	// is to be done, idleStep while nothing is, and aloneStep where no other
+	// replica can change that.
+	moveStep  = 20 * time.Millisecond
+	idleStep  = sayEvery
+	aloneStep = 10 * time.Second
 )
 
 // mover answers for the partitions that the replica has all of, and brings it
@@ -86,6 +89,9 @@ func (m *mover) pause() time.Duration {
 	m.metrics.partitions.set(n)
 	if n[stateBuilding] > 0 || n[stateLeaving] > 0 || !m.holding.listing {
 		return moveStep
+	}
+	if m.cfg.Alone {
+		return beat.Next(aloneStep)
 	}
 	return idleStep
 }

@@ -101,7 +101,7 @@ func (s *Service) arrange() error {
 		}
 		s.holding.parts = append(s.holding.parts, t)
 	}
-	s.holders = newHolders(s.cfg.Bus, s.cfg.Log, l.Replica)
+	s.holders = newHolders(s.cfg.Bus, s.cfg.Log, l.Replica, s.cfg.Alone)
 	return nil
 }
 

@@ -190,7 +190,7 @@ func (m *Manager) build(siems []string) error {
 				RetentionAlerts: alerts, RetentionAlertBytes: int64(m.cfg.RetentionAlertsSize)})
 		}},
 		{access.Ingest, func(e lifecycle.Env) (lifecycle.Component, error) {
-			return ingest.New(ingest.Config{Env: e, RetentionAlerts: alerts, MergeAfter: time.Duration(m.cfg.MergeAfter)})
+			return ingest.New(ingest.Config{Env: e, Alone: true, RetentionAlerts: alerts, MergeAfter: time.Duration(m.cfg.MergeAfter)})
 		}},
 		{access.Scorer, func(e lifecycle.Env) (lifecycle.Component, error) {
 			return scorer.New(scorer.Config{Env: e})

@@ -46,6 +46,9 @@ type Config struct {
 	// ackWait is after what silence a batch is handed to another replica; 0
 	// means defaultAckWait.
 	ackWait time.Duration
+	// ackEvery is how often batches are acknowledged that come seldom; 0 means
+	// the constant ackEvery.
+	ackEvery time.Duration
 	// rules and containers are what RulesDir and ContainersDir hold, where
 	// the check of the flags has read them; nil to have New read them.
 	rules      *ruleFolder
@@ -95,6 +98,9 @@ func (c *Config) check() error {
 	}
 	if c.ackWait == 0 {
 		c.ackWait = defaultAckWait
+	}
+	if c.ackEvery == 0 {
+		c.ackEvery = ackEvery
 	}
 	if err := checkWorkers(c.Workers); err != nil {
 		return fmt.Errorf("%w: workers %d: %w", lifecycle.ErrUsage, c.Workers, err)

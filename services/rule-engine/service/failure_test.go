@@ -360,7 +360,7 @@ func TestPermissions(t *testing.T) {
 	cfg := Config{
 		Env:   lifecycle.Env{Bus: own, Log: lifecycle.Discard(), Metrics: prometheus.NewRegistry(), DataDir: t.TempDir(), Replicas: 1},
 		SIEMs: []string{"siem"}, RulesDir: writeFolder(t, map[string]string{"a.gen": rule("evil", "evil", 5, "")}),
-		ContainersDir: writeFolder(t, map[string]string{"list.txt": "a\nb\n"}), RetentionAlerts: DefaultRetentionAlerts,
+		ContainersDir: writeFolder(t, map[string]string{"list.txt": "a\nb\n"}), RetentionAlerts: DefaultRetentionAlerts, ackEvery: 20 * time.Millisecond,
 	}
 	x := r.start(cfg)
 	x.mustAdd(false, rule("other", "other", 2, ""))

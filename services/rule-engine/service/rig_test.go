@@ -66,7 +66,7 @@ func (r *rig) config() Config {
 		Env: lifecycle.Env{
 			Bus: r.srv.Bus(r.t, access.Rules), Log: lifecycle.Discard(), Metrics: prometheus.NewRegistry(), DataDir: r.t.TempDir(), Replicas: 1,
 		},
-		RetentionAlerts: DefaultRetentionAlerts, Workers: 2,
+		RetentionAlerts: DefaultRetentionAlerts, Workers: 2, ackEvery: 20 * time.Millisecond,
 	}
 }
 

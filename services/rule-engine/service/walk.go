@@ -11,7 +11,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/nightjar-edr/nightjar/pkg/beat"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 )
 
 // How batches are taken from EVENTS.
@@ -39,6 +41,7 @@ type walk struct {
 	jobs chan jetstream.Msg
 	// settling are batches whose alerts are on their way.
 	settling sync.WaitGroup
+	acks     acks
 	// room is what is left of maxOutstanding.
 	room *semaphore.Weighted
 	// suspects serialises batches that were delivered before, so that one that
@@ -60,6 +63,7 @@ type walk struct {
 
 func newWalk(s *Service) *walk {
 	w := &walk{s: s, jobs: make(chan jetstream.Msg), room: semaphore.NewWeighted(maxOutstanding), inHand: make(map[jetstream.Msg]struct{})}
+	w.acks = acks{w: w, every: s.cfg.ackEvery}
 	w.stopped, w.stop = context.WithCancel(context.Background())
 	return w
 }
@@ -136,6 +140,7 @@ func (w *walk) run(ctx, work context.Context) {
 	close(w.jobs)
 	workers.Wait()
 	w.settling.Wait()
+	w.acks.flush()
 	stop()
 	watching.Wait()
 }
@@ -234,10 +239,8 @@ func (w *walk) poll(ctx context.Context, c jetstream.Consumer) {
 		if !w.caughtUp.Load() {
 			wait = 100 * time.Millisecond
 		}
-		select {
-		case <-ctx.Done():
+		if lifecycle.Sleep(ctx, beat.Next(wait)) != nil {
 			return
-		case <-time.After(wait):
 		}
 	}
 }
@@ -256,14 +259,7 @@ func (w *walk) release(m jetstream.Msg) {
 
 // keepAlive tells the server that the batches in hand are still worked on.
 func (w *walk) keepAlive(ctx context.Context) {
-	t := time.NewTicker(w.s.cfg.ackWait / 3)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
+	for lifecycle.Sleep(ctx, beat.Next(w.s.cfg.ackWait/3)) == nil {
 		w.mu.Lock()
 		held := make([]jetstream.Msg, 0, len(w.inHand))
 		for m := range w.inHand {

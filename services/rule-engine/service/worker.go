@@ -241,18 +241,17 @@ func (w *walk) settle(out *outcome, futures []future) error {
 	return failure
 }
 
-// finish acknowledges a batch and counts it.
+// finish has a batch acknowledged and counts it. One that was delivered before is
+// acknowledged at once: it is not to be looked at a third time.
 func (w *walk) finish(m jetstream.Msg, meta *jetstream.MsgMetadata, out *outcome, began time.Time) {
 	w.release(m)
 	failpoint.Hit(failpoint.AlertsBeforeAck)
-	if err := m.Ack(); err != nil {
-		// It comes again, and then all its alerts are known.
-		w.s.metrics.errors.WithLabelValues("ack").Inc()
-		w.s.cfg.Log.Warn("batch not acknowledged", "sequence", meta.Sequence.Stream, "error", err)
-		return
-	}
-	failpoint.Hit(failpoint.BatchAfterAck)
-	if meta.NumDelivered > 1 {
+	if meta.NumDelivered <= 1 {
+		w.acks.add(m)
+	} else {
+		if !w.ack(m) {
+			return
+		}
 		if err := w.s.setAttempts(meta.Sequence.Stream, 0); err != nil {
 			w.s.cfg.Log.Warn("attempts on a batch stay stored until they expire", "error", err)
 		}

@@ -31,7 +31,8 @@
 // once, whatever batches its event comes in and however much later: a view of
 // the stream ALERTS holds what was raised before, and the stream's own
 // duplicate window covers two replicas in the same moment. A batch is
-// acknowledged only after all its alerts are on stable storage. Killing the
+// acknowledged only after all its alerts are on stable storage, where few come up
+// to 5 seconds after, together with others. Killing the
 // process at any point therefore neither loses an alert nor raises it twice.
 //
 // Of an event from before the removal of what its endpoint had stored no alert is

@@ -50,7 +50,7 @@ func (b *bench) ingest(ctx context.Context) error {
 
 // single measures batches of one event.
 func (b *bench) single(ctx context.Context) error {
-	events := b.size(64_000, 3_200)
+	events := b.size(128_000, 3_200)
 	plans := b.plans(ingestEndpoints, events, 1)
 	base, err := b.publishBaseline(ctx, plans[0], b.size(20_000, 1_000))
 	if err != nil {

@@ -18,6 +18,11 @@
 // (stream.RemovedBelow). What a removal has taken on purpose is no gap and not
 // counted, see Config.Removed.
 //
+// A view has caught up when it has folded what the leader of its stream held. What
+// its consumer says is not enough for that: in a cluster a server may serve it
+// whose copy of the stream is still to be filled, after a restore or with a new
+// disk.
+//
 // A view of some subjects cannot tell whose messages have left the stream.
 // While it runs its position follows those that are not for it, so that their
 // end is no gap. Any that it had not got to, and that left while it was away,

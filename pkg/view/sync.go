@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 )
+
+// endTimeout bounds the wait for the leader of a stream to tell where it ends.
+const endTimeout = 5 * time.Second
 
 // Sync returns when everything for this view that the stream held at the time
 // of the call is folded, whoever wrote it. What is read from the view afterwards reflects
@@ -62,10 +66,41 @@ func (v *View) Exclusive(f func() error) error {
 	return f()
 }
 
+// end returns a sequence that the view has reached when everything is folded that
+// its stream held for it when it was looked at. Should the message be removed
+// before it is folded, the view comes to it only with the next one.
+func (v *View) end(ctx context.Context, info *jetstream.StreamInfo) (uint64, error) {
+	if v.pos.Seq >= info.State.LastSeq {
+		return info.State.LastSeq, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, endTimeout)
+	defer cancel()
+	end, err := v.last(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("end of stream: %w", err)
+	}
+	return end, nil
+}
+
+// left returns how many messages are to come at most: pending, as a consumer has
+// said, unless there must be some up to end of which it does not know. In a
+// cluster it may stand at a server whose copy of the stream is behind, and says
+// and hands out what that one has.
+func (v *View) left(pending, end uint64) uint64 {
+	if pending == 0 && v.pos.Seq < end {
+		return end - v.pos.Seq
+	}
+	return pending
+}
+
 // last returns the sequence of the last message that is for this view, 0
 // where there is none.
 func (v *View) last(ctx context.Context) (end uint64, err error) {
-	for _, filter := range v.cfg.Filters {
+	filters := v.cfg.Filters
+	if len(filters) == 0 {
+		filters = []string{">"}
+	}
+	for _, filter := range filters {
 		seq, err := stream.LastSequence(ctx, v.cfg.JS, v.cfg.Stream, filter)
 		if err != nil {
 			return 0, err

@@ -301,12 +301,16 @@ func (v *View) follow(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("consumer: %w", err)
 	}
-	if info.NumPending == 0 {
+	end, err := v.end(ctx, before)
+	if err != nil {
+		return err
+	}
+	if v.left(info.NumPending, end) == 0 {
 		if err := v.advance(before.State.LastSeq); err != nil {
 			return fmt.Errorf("%w: %w", errFold, err)
 		}
 	}
-	v.lag(info.NumPending, time.Now()) // nobody knows the age of what waits
+	v.lag(v.left(info.NumPending, end), time.Now()) // nobody knows the age of what waits
 	msgs := make(chan Msg, maxGroup)
 	room := semaphore.NewWeighted(pullBytes)
 	failed := make(chan error, 1)
@@ -383,7 +387,7 @@ func (v *View) follow(ctx context.Context) error {
 			return fmt.Errorf("%w: %w", errFold, err)
 		}
 		last := &group[len(group)-1]
-		v.lag(last.pending+uint64(len(msgs)), last.Time)
+		v.lag(v.left(last.pending+uint64(len(msgs)), end), last.Time)
 		if v.ready.Load() && last.pending > 0 && time.Since(last.Time) > time.Minute {
 			v.ready.Store(false)
 		}

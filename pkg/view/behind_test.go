@@ -4,24 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nightjar-edr/nightjar/pkg/natstest"
 )
-
-// behind has consumers of stream S stand at another copy of it, as in a cluster
-// at a server that is still to get what the others have.
-type behind struct {
-	jetstream.JetStream
-	made atomic.Int64
-}
-
-func (b *behind) OrderedConsumer(ctx context.Context, _ string, cfg jetstream.OrderedConsumerConfig) (jetstream.Consumer, error) {
-	defer b.made.Add(1)
-	return b.JetStream.OrderedConsumer(ctx, "COPY", cfg)
-}
 
 // A view whose consumer stands at a copy that is behind is not ready, nor passes
 // anything over, until what the stream has is folded.
@@ -31,14 +18,10 @@ func TestConsumerAtACopyThatIsBehind(t *testing.T) {
 			t.Run(fmt.Sprint(filters, has), func(t *testing.T) {
 				c := setup(t)
 				c.filters = filters
-				if _, err := c.bus.JS.CreateStream(t.Context(), jetstream.StreamConfig{Name: "COPY", Subjects: []string{"copy.>"},
-					SubjectTransform: &jetstream.SubjectTransformConfig{Source: "copy.>", Destination: "s.>"}}); err != nil {
-					t.Fatal(err)
-				}
 				publish(t, c.bus, "s.a", 3)
 				publish(t, c.bus, "s.b", 1)
-				publish(t, c.bus, "copy.a", has)
-				b := &behind{JetStream: c.bus.JS}
+				b := natstest.NewBehind(t, c.bus.JS, "S")
+				b.Catchup(has)
 				c.bus.JS = b
 				c.open()
 				defer c.stop()
@@ -46,7 +29,7 @@ func TestConsumerAtACopyThatIsBehind(t *testing.T) {
 					if c.Ready() {
 						t.Fatalf("ready at sequence %d of 4", c.Position())
 					}
-					if b.made.Load() < 4 {
+					if b.Made.Load() < 4 {
 						return errors.New("not yet")
 					}
 					return nil
@@ -54,8 +37,7 @@ func TestConsumerAtACopyThatIsBehind(t *testing.T) {
 				if pos := c.Position(); pos != uint64(has) {
 					t.Errorf("position %d, want %d", pos, has)
 				}
-				publish(t, c.bus, "copy.a", 3-has)
-				publish(t, c.bus, "copy.b", 1)
+				b.Catchup(4 - has)
 				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 				defer cancel()
 				if err := c.WaitReady(ctx); err != nil {

@@ -5,15 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 )
-
-// endTimeout bounds the wait for the leader of a stream to tell where it ends.
-const endTimeout = 5 * time.Second
 
 // Sync returns when everything for this view that the stream held at the time
 // of the call is folded, whoever wrote it. What is read from the view afterwards reflects
@@ -73,8 +69,6 @@ func (v *View) end(ctx context.Context, info *jetstream.StreamInfo) (uint64, err
 	if v.pos.Seq >= info.State.LastSeq {
 		return info.State.LastSeq, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, endTimeout)
-	defer cancel()
 	end, err := v.last(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("end of stream: %w", err)

@@ -321,8 +321,15 @@ func Following(js jetstream.JetStream) []jetstream.PullConsumeOpt {
 // subjects that match a filter, 0 when there is none. It asks the leader of the
 // stream itself, by the request STREAM.MSG.GET of the JetStream API: the client
 // takes the answer of any replica of a bucket, which may be behind, and asks with
-// the subject as part of the request's own, which no wildcard can be.
+// the subject as part of the request's own, which no wildcard can be. A context
+// without a deadline bounds the wait for the answer to 5 seconds, as it does with
+// the client.
 func LastSequence(ctx context.Context, js jetstream.JetStream, name, filter string) (uint64, error) {
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+	}
 	m, err := js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+name, fmt.Appendf(nil, `{"last_by_subj":%q}`, filter))
 	if err != nil {
 		return 0, err

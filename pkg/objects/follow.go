@@ -23,6 +23,10 @@ type Snapshot struct {
 	Revision uint64
 }
 
+// errBehind means that a consumer stands at a server of a cluster whose copy of
+// the store is behind.
+var errBehind = errors.New("the server that was asked has not got all descriptions yet")
+
 // Follow calls update with the objects that exist and again after changes,
 // several of them at once where they come quickly, until ctx ends; then it
 // returns nil. An update that asks for it is repeated after a while without a
@@ -30,14 +34,22 @@ type Snapshot struct {
 // be missed.
 func (s *Store) Follow(ctx context.Context, log *slog.Logger, update func(context.Context, Snapshot) (again time.Duration, err error)) error {
 	name, filter := stream.ObjectStream(s.name)
+	newest, err := s.Last(ctx)
+	if err != nil {
+		return err
+	}
 	c, err := s.js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{filter}, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
 	})
 	if err != nil {
 		return fmt.Errorf("consumer: %w", err)
 	}
+	defer s.forget(ctx, c)
 	seen := &descriptions{snap: Snapshot{By: map[string]Info{}}, changed: make(chan struct{}, 1)}
 	if info := c.CachedInfo(); info != nil && info.NumPending == 0 {
+		if newest > 0 {
+			return errBehind
+		}
 		seen.add(nil, 0, true)
 	}
 	failed := make(chan error, 1)
@@ -60,15 +72,16 @@ func (s *Store) Follow(ctx context.Context, log *slog.Logger, update func(contex
 		} else {
 			info.Seq, info.ModTime = meta.Sequence.Stream, meta.Timestamp.UTC()
 		}
+		if meta.NumPending == 0 && meta.Sequence.Stream < newest {
+			fail(errBehind)
+			return
+		}
 		seen.add(info, meta.Sequence.Stream, meta.NumPending == 0)
 	}, append(stream.Following(s.js), jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { fail(err) }))...)
 	if err != nil {
 		return fmt.Errorf("consume: %w", err)
 	}
-	defer func() {
-		consume.Stop()
-		s.forget(ctx, c)
-	}()
+	defer consume.Stop()
 	closed := consume.Closed() // each call makes a goroutine that waits
 	var retry <-chan time.Time
 	for {

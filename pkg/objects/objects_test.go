@@ -307,6 +307,39 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// Who follows a copy that is behind is told of no objects rather than of some.
+func TestFollowOfACopyThatIsBehind(t *testing.T) {
+	r := newRig(t)
+	name, _ := stream.ObjectStream(stream.Containers)
+	b := natstest.NewBehind(t, r.js, name)
+	store, err := objects.Open(t.Context(), b, stream.Containers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := errors.New("done")
+	follow := func() (n int, err error) {
+		err = store.Follow(t.Context(), lifecycle.Discard(), func(_ context.Context, s objects.Snapshot) (time.Duration, error) {
+			n = len(s.By)
+			return 0, done
+		})
+		return n, err
+	}
+	if n, err := follow(); n != 0 || !errors.Is(err, done) {
+		t.Errorf("an empty store: %d objects, %v", n, err)
+	}
+	r.put("first", "x")
+	last := r.put("second", "x")
+	for at := range int(last.Seq) {
+		if n, err := follow(); n != 0 || err == nil || errors.Is(err, done) {
+			t.Errorf("with %d of %d messages: %d objects, %v", at, last.Seq, n, err)
+		}
+		b.Catchup(1)
+	}
+	if n, err := follow(); n != 2 || !errors.Is(err, done) {
+		t.Errorf("with all messages: %d objects, %v", n, err)
+	}
+}
+
 // A lost store is an error, and nothing stays behind.
 func TestFollowEnds(t *testing.T) {
 	r := newRig(t)

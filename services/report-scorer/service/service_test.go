@@ -514,6 +514,33 @@ func TestReplayEnds(t *testing.T) {
 	}
 }
 
+// Alerts that are read again where the copy is behind are waited for.
+func TestReplayAtACopyThatIsBehind(t *testing.T) {
+	w := newWorld(t)
+	for i := range 6 {
+		w.raise(alpha, criticalities, fmt.Sprintf("name %d", i))
+	}
+	for has := range 2 {
+		b := natstest.NewBehind(t, w.bus.JS, stream.Alerts)
+		b.Catchup(3 * has)
+		s := &Service{cfg: Config{Env: lifecycle.Env{Bus: &bus.Bus{JS: b}}}}
+		tl := tally{uuid: alpha, counts: map[nameHash]count{}}
+		done := make(chan error, 1)
+		go func() { done <- s.replay(t.Context(), &tl, 6) }()
+		w.eventually("reading", func() bool { return b.Made.Load() == 1 })
+		b.Catchup(6 - 3*has)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if got := tl.record.Stats.Alerts; got != 6 {
+			t.Errorf("%d alerts, want 6", got)
+		}
+		if err := w.bus.JS.DeleteStream(t.Context(), "BEHIND"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Clears at positions of the past come in while alerts are folded and reports
 // are asked for: each time it is quiet, the report is that of the alerts
 // behind the last clear.

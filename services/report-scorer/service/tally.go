@@ -183,21 +183,22 @@ func (s *Service) rebuild(ctx context.Context, uuid string, cleared uint64) erro
 }
 
 // replay adds an endpoint's alerts behind the tally's beginning, up to and
-// including sequence last.
+// including sequence last. The leader of the stream says which is the newest, for
+// in a cluster the consumer may stand at a server whose copy is behind.
 func (s *Service) replay(ctx context.Context, t *tally, last uint64) error {
+	newest, err := stream.LastSequence(ctx, s.cfg.Bus.JS, stream.Alerts, subject.AllAlertsOf(t.uuid))
+	if err != nil {
+		return fmt.Errorf("%w: %w", errStream, err)
+	}
+	if newest <= t.record.Begin {
+		return nil
+	}
 	c, err := s.cfg.Bus.JS.OrderedConsumer(ctx, stream.Alerts, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{subject.AllAlertsOf(t.uuid)},
 		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy, OptStartSeq: t.record.Begin + 1,
 	})
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStream, err)
-	}
-	info, err := c.Info(ctx)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errStream, err)
-	}
-	if info.NumPending == 0 {
-		return nil
 	}
 	it, err := c.Messages(jetstream.PullMaxMessages(256))
 	if err != nil {
@@ -223,7 +224,7 @@ func (s *Service) replay(ctx context.Context, t *tally, last uint64) error {
 				return err
 			}
 		}
-		if seq == last || meta.NumPending == 0 {
+		if seq >= min(last, newest) {
 			return nil
 		}
 	}

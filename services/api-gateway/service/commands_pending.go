@@ -115,6 +115,12 @@ func (p *pendingCommands) follow(ctx context.Context) error {
 	if _, err := stream.Await(ctx, p.js, name); err != nil {
 		return err
 	}
+	// The leader knows it. The consumer may stand at a server of a cluster whose
+	// copy of the bucket is behind.
+	newest, err := stream.LastSequence(ctx, p.js, name, filter)
+	if err != nil {
+		return fmt.Errorf("newest command: %w", err)
+	}
 	c, err := p.js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{filter}, DeliverPolicy: jetstream.DeliverAllPolicy, HeadersOnly: true,
 	})
@@ -133,7 +139,7 @@ func (p *pendingCommands) follow(ctx context.Context) error {
 		if endpoint, _, err := message.ParseCommandKey(strings.TrimPrefix(m.Subject(), keySubject(stream.Commands, ""))); err == nil {
 			p.changed(endpoint, meta.Sequence.Stream)
 		}
-		if meta.NumPending == 0 {
+		if meta.NumPending == 0 && meta.Sequence.Stream >= newest {
 			p.setComplete(true)
 		}
 	}, stream.Following(p.js)...)
@@ -141,7 +147,7 @@ func (p *pendingCommands) follow(ctx context.Context) error {
 		return fmt.Errorf("consume: %w", err)
 	}
 	defer consume.Stop()
-	if info.NumPending == 0 {
+	if info.NumPending == 0 && newest == 0 {
 		p.setComplete(true)
 	}
 	select {

@@ -25,6 +25,8 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+	"github.com/nightjar-edr/nightjar/pkg/natstest"
 )
 
 // dispatch is as much of command-dispatch as a gateway needs.
@@ -450,6 +452,39 @@ func TestPendingNone(t *testing.T) {
 	p.setComplete(false)
 	if !p.have("a") {
 		t.Error("without a complete view anything may wait")
+	}
+}
+
+// TestPendingOfACopyThatIsBehind has nobody be told that nothing waits while the
+// copy that is followed lacks commands.
+func TestPendingOfACopyThatIsBehind(t *testing.T) {
+	js := natstest.Start(t).Bus(t, "test").JS
+	kv, err := stream.EnsureKV(t.Context(), js, stream.Commands, 1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const a, b, c = "00000000-0000-0000-0000-00000000000a", "00000000-0000-0000-0000-00000000000b", "00000000-0000-0000-0000-00000000000c"
+	for _, endpoint := range []string{a, b} {
+		if _, err := kv.PutString(t.Context(), message.CommandKey(endpoint, c), "{}"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	name, _ := stream.KVStream(stream.Commands)
+	behind := natstest.NewBehind(t, js, name)
+	p := newPendingCommands(behind, lifecycle.Discard())
+	changes, stop := p.watch(a)
+	defer stop()
+	go p.run(t.Context())
+	eventually(t, "followed", func() bool { return behind.Made.Load() > 0 })
+	behind.Catchup(1)
+	<-changes
+	if !p.have(b) {
+		t.Error("nothing is said to wait for an endpoint whose command the copy lacks")
+	}
+	behind.Catchup(1)
+	eventually(t, "complete", func() bool { return !p.have(c) })
+	if !p.have(a) || !p.have(b) {
+		t.Error("a command is not known")
 	}
 }
 

@@ -174,17 +174,7 @@ func (b *backedUp) verify(r *proc, alerts func() []jetstream.Msg) {
 		})
 		all += total * backupBatch / 10
 	}
-	ids := map[string]bool{}
-	for _, m := range alerts() {
-		id := m.Headers().Get("Nats-Msg-Id")
-		if ids[id] {
-			t.Errorf("alert %s stands in the stream twice", id)
-		}
-		ids[id] = true
-	}
-	if len(ids) != all {
-		t.Errorf("%d alerts at the SIEM, want %d", len(ids), all)
-	}
+	eachOnce(t, all, alerts)
 }
 
 // TestBackupUnderLoad backs a manager up in the middle of a load, restores it

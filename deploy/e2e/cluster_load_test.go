@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -206,7 +205,8 @@ func (l *load) verify(c *cluster) {
 			}
 		}
 	}
-	l.verifySIEM(c, alerts)
+	nc := c.connect("siem")
+	eachOnce(l.t, alerts, func() []jetstream.Msg { return c.drain(l.t, nc) })
 	l.verifyCommands()
 	// Who asked on a connection that is lost meanwhile is not answered on the
 	// next one: the right to answer ends with the connection.
@@ -232,31 +232,6 @@ func numbersOf(t *testing.T, list []json.RawMessage) (numbers []int) {
 	}
 	slices.Sort(numbers)
 	return numbers
-}
-
-// verifySIEM reads ALERTS as the SIEM: no two messages of the stream are the
-// same alert.
-func (l *load) verifySIEM(c *cluster, want int) {
-	l.t.Helper()
-	ids := map[string]uint64{}
-	nc := c.connect("siem")
-	eventually(l.t, "alerts at the SIEM", func() error {
-		for _, m := range c.drain(l.t, nc) {
-			meta, err := m.Metadata()
-			if err != nil {
-				l.t.Fatal(err)
-			}
-			id := m.Headers().Get(nats.MsgIdHdr)
-			if seq, known := ids[id]; known && seq != meta.Sequence.Stream {
-				l.t.Errorf("alert %s stands twice in the stream, at %d and %d", id, seq, meta.Sequence.Stream)
-			}
-			ids[id] = meta.Sequence.Stream
-		}
-		if len(ids) != want {
-			return fmt.Errorf("%d, want %d", len(ids), want)
-		}
-		return nil
-	})
 }
 
 // verifyCommands takes what is left in the queues. A command that was queued

@@ -196,6 +196,7 @@ func TestBackupOfCluster(t *testing.T) {
 	fresh.restore(t, file)
 	fresh.addAll(1)
 	fresh.replicated(t, 3)
-	load.verify(fresh.on(t, 0), func() []jetstream.Msg { return fresh.drain(t, fresh.connect("siem")) })
+	siem := fresh.connect("siem")
+	load.verify(fresh.on(t, 0), func() []jetstream.Msg { return fresh.drain(t, siem) })
 	fresh.undisturbed()
 }

@@ -368,6 +368,31 @@ func (p *proc) alerts() []jetstream.Msg {
 	}
 }
 
+// eachOnce reads alerts until there are as many different ones as wanted, and
+// demands that no two messages of the stream are the same alert. A message that is
+// delivered again, as its acknowledgement took long, is still one.
+func eachOnce(t *testing.T, want int, read func() []jetstream.Msg) {
+	t.Helper()
+	at := map[string]uint64{}
+	eventually(t, "alerts at the SIEM", func() error {
+		for _, m := range read() {
+			meta, err := m.Metadata()
+			if err != nil {
+				t.Fatal(err)
+			}
+			id, seq := m.Headers().Get(nats.MsgIdHdr), meta.Sequence.Stream
+			if first, known := at[id]; known && first != seq {
+				t.Errorf("alert %s stands twice in the stream, at %d and %d", id, first, seq)
+			}
+			at[id] = seq
+		}
+		if len(at) != want {
+			return fmt.Errorf("%d, want %d", len(at), want)
+		}
+		return nil
+	})
+}
+
 // siemConsumer binds to the consumer that the manager made. The SIEM may not
 // look at the stream itself, so the consumer is asked for directly.
 func siemConsumer(ctx context.Context, js jetstream.JetStream) (jetstream.Consumer, error) {

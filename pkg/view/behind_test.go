@@ -43,8 +43,21 @@ func TestConsumerAtACopyThatIsBehind(t *testing.T) {
 				if err := c.WaitReady(ctx); err != nil {
 					t.Fatal(err)
 				}
-				if n := c.count("s.a"); n != 3 {
-					t.Errorf("%d messages, want 3", n)
+				// Also one that was up to date looks for another copy.
+				publish(t, c.bus, "s.a", 1)
+				made := b.Made.Load()
+				until(t, "looked again", func() error {
+					if b.Made.Load() == made {
+						return errors.New("not yet")
+					}
+					return nil
+				})
+				b.Catchup(1)
+				if err := c.Wait(ctx, 5); err != nil {
+					t.Fatal(err)
+				}
+				if n := c.count("s.a"); n != 4 {
+					t.Errorf("%d messages, want 4", n)
 				}
 			})
 		}

@@ -76,7 +76,8 @@ func (v *View) untilCheck() time.Duration {
 // check makes sure that the stream that is followed is still the same. It
 // tells whether a view to which nothing has come should begin anew: because its
 // stream has grown by messages that are not for it, or because it is behind by
-// messages that do not come. They may have been removed since they were counted.
+// messages that do not come. They may have been removed since they were counted,
+// or its consumer stands at a server to which they do not come.
 func (v *View) check(ctx context.Context, s jetstream.Stream, idle bool) (again bool, err error) {
 	info, err := s.Info(ctx)
 	if err != nil {
@@ -85,7 +86,7 @@ func (v *View) check(ctx context.Context, s jetstream.Stream, idle bool) (again 
 	if !v.pos.Created.Equal(info.Created) {
 		return false, v.identify(ctx, info)
 	}
-	return idle && (!v.ready.Load() || v.skips() && info.State.LastSeq > v.pos.Seq), nil
+	return idle && (!v.ready.Load() || !v.cfg.Compacted && info.State.LastSeq > v.pos.Seq), nil
 }
 
 // removed tells whether what is missing from the stream up to and including a

@@ -64,7 +64,7 @@ func (v *View) Exclusive(f func() error) error {
 
 // end returns a sequence that the view has reached when everything is folded that
 // its stream held for it when it was looked at. Should the message be removed
-// before it is folded, the view comes to it only with the next one.
+// before it is folded, check has the view begin anew.
 func (v *View) end(ctx context.Context, info *jetstream.StreamInfo) (uint64, error) {
 	if v.pos.Seq >= info.State.LastSeq {
 		return info.State.LastSeq, nil

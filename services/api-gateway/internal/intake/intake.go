@@ -98,16 +98,28 @@ func New(cfg Config) *Intake {
 // afterwards. Settled is told once, perhaps before Publish returns, that it is on
 // stable storage, or why that is not certain. It must not wait for anything.
 func (q *Intake) Publish(batch message.Joined, settled func(error)) {
+	w := waiting{batch, settled}
 	q.mu.Lock()
+	if now := time.Now(); len(q.queue) == 0 && !q.writing && (!q.together(now) || q.direct < maxDirect && !now.Before(q.holdUntil)) {
+		q.direct++
+		q.mu.Unlock()
+		q.publish(w) // here, so that batches of one request keep their order
+		return
+	}
 	defer q.mu.Unlock()
-	q.queue = append(q.queue, waiting{batch, settled})
+	q.queue = append(q.queue, w)
 	q.send()
+}
+
+// together tells whether batches may be taken in together. q.mu is held.
+func (q *Intake) together(now time.Time) bool {
+	return !now.Before(q.directUntil) && q.bytes < maxPending
 }
 
 // send sends as much of the queue as may be on its way. q.mu is held.
 func (q *Intake) send() {
 	now := time.Now()
-	together := !now.Before(q.directUntil) && q.bytes < maxPending
+	together := q.together(now)
 	for len(q.queue) > 0 && !q.writing {
 		switch {
 		case !together:
@@ -146,18 +158,21 @@ func (q *Intake) single() {
 	w := q.queue[0]
 	q.queue = q.queue[1:]
 	q.direct++
-	go func() {
-		settled := func(_ *jetstream.PubAck, err error) {
-			w.settled(err)
-			q.mu.Lock()
-			defer q.mu.Unlock()
-			q.direct--
-			q.send()
-		}
-		if err := q.cfg.Publish(w.batch.BatchMsg(w.batch.Text, w.batch.Count), settled); err != nil {
-			settled(nil, err)
-		}
-	}()
+	go q.publish(w)
+}
+
+// publish publishes a batch to EVENTS, which counts as one of q.direct.
+func (q *Intake) publish(w waiting) {
+	settled := func(_ *jetstream.PubAck, err error) {
+		w.settled(err)
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.direct--
+		q.send()
+	}
+	if err := q.cfg.Publish(w.batch.BatchMsg(w.batch.Text, w.batch.Count), settled); err != nil {
+		settled(nil, err)
+	}
 }
 
 // write stores batches as one message of INTAKE. When that is refused they go to

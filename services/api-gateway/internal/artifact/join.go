@@ -64,7 +64,11 @@ func (s *Store) joinParts(ctx context.Context, id message.ArtifactID, total int)
 }
 
 func (s *Store) joinAs(ctx context.Context, parts []*jetstream.ObjectInfo, name string) error {
-	d, err := s.write(ctx, &joined{ctx: ctx, store: s, parts: parts})
+	contents := make([]io.Reader, len(parts))
+	for i, p := range parts {
+		contents[i] = s.content.Read(ctx, p)
+	}
+	d, err := s.write(ctx, io.MultiReader(contents...))
 	if err != nil {
 		if !errors.Is(err, ErrStore) {
 			err = fmt.Errorf("%w: read a part: %w", ErrStore, err)
@@ -73,37 +77,4 @@ func (s *Store) joinAs(ctx context.Context, parts []*jetstream.ObjectInfo, name 
 	}
 	defer s.discard(ctx, d)
 	return s.name(ctx, d, name)
-}
-
-// joined reads objects one after the other.
-type joined struct {
-	ctx   context.Context
-	store *Store
-	parts []*jetstream.ObjectInfo
-	open  io.Reader
-}
-
-// Read implements io.Reader.
-func (j *joined) Read(p []byte) (int, error) {
-	for {
-		if j.open == nil {
-			if len(j.parts) == 0 {
-				return 0, io.EOF
-			}
-			r, _, err := j.store.get(j.ctx, j.parts[0].Name)
-			if err != nil {
-				return 0, fmt.Errorf("%w: %w", ErrStore, errors.New(err.Error()))
-			}
-			j.open, j.parts = r, j.parts[1:]
-		}
-		n, err := j.open.Read(p)
-		if err == io.EOF {
-			j.open = nil
-			if n == 0 {
-				continue
-			}
-			err = nil
-		}
-		return n, err
-	}
 }

@@ -57,11 +57,7 @@ func Open(ctx context.Context, js jetstream.JetStream) (*Store, error) {
 // was stored, and at once when it is removed meanwhile. A file that does not
 // exist is a NotFound error, any other error wraps ErrStore.
 func (s *Store) Get(ctx context.Context, id message.ArtifactID) (io.Reader, uint64, error) {
-	return s.get(ctx, id.Object())
-}
-
-func (s *Store) get(ctx context.Context, name string) (io.Reader, uint64, error) {
-	info, err := s.content.Info(ctx, name)
+	info, err := s.content.Info(ctx, id.Object())
 	if err != nil {
 		return nil, 0, err
 	}

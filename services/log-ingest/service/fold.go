@@ -244,9 +244,8 @@ func addEvents(f *folder, b *logstore.Batch, m *view.Msg, t *tally) error {
 		// stands at its receipt like one without a time.
 		info, err := event.Scan(line)
 		e.Timed = err == nil && info.Timed()
-		e.Time = batch.ReceivedAt(i)
-		if e.Timed {
-			e.Time = info.Time
+		if e.Time = info.Time; !e.Timed {
+			e.Time = batch.ReceivedAt(i)
 		}
 		e.Hash, e.Line = event.HashOf(line), line
 		e.Arrival = m.Seq<<logstore.ArrivalBits | uint64(i)

@@ -326,13 +326,13 @@ func TestLeftByAnother(t *testing.T) {
 // in, and all of it is moved when there is room.
 func TestEventsRefuse(t *testing.T) {
 	r := newRig(t)
-	r.begin()
-	r.run()
-	eventually(t, "it is ready", func() bool { return r.Ready() == nil })
-	full := errors.New("maximum bytes exceeded")
-	r.refuse.Store(&full)
+	r.begin() // nothing is moved before run
 	const senders, each = 40, 50
 	errs := r.hand(senders, each)
+	full := errors.New("maximum bytes exceeded")
+	r.refuse.Store(&full)
+	r.run()
+	eventually(t, "it is ready", func() bool { return r.Ready() == nil })
 	eventually(t, "the next are refused", func() bool {
 		outcome := make(chan error, 1)
 		r.Publish(batch(99, 0, 1), func(err error) { outcome <- err })

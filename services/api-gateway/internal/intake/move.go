@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/nightjar-edr/nightjar/pkg/beat"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
@@ -43,8 +44,8 @@ const (
 // errNotMoved means that not everything in hand could be moved.
 var errNotMoved = errors.New("not stored in EVENTS yet")
 
-// pending is what is acknowledged and stands in INTAKE. Its methods are called
-// with the lock of the Intake.
+// pending is what is acknowledged and stands in INTAKE. The lock of the Intake
+// guards it, and is held where add, arm and tell are called.
 type pending struct {
 	// todo has what is to be moved, by what can be one message.
 	todo map[kind][]piece
@@ -74,6 +75,8 @@ type kind struct {
 	generation             uint64
 }
 
+func kindOf(b *message.Joined) kind { return kind{b.Endpoint, b.Hostname, b.IP, b.Generation} }
+
 // piece is a batch of a message of INTAKE.
 type piece struct {
 	batch message.Joined
@@ -101,7 +104,7 @@ func (q *Intake) add(seq uint64, batches []message.Joined, foreign bool) {
 		q.last = max(q.last, seq)
 	}
 	for _, b := range batches {
-		k := kind{b.Endpoint, b.Hostname, b.IP, b.Generation}
+		k := kindOf(&b)
 		q.todo[k] = append(q.todo[k], piece{b, s})
 		s.bytes += int64(len(b.Text))
 	}
@@ -144,7 +147,7 @@ func (q *Intake) Run(ctx context.Context) {
 	defer q.finish(context.WithoutCancel(ctx))
 	q.takeOver(ctx)
 	var seen uint64
-	look := time.NewTicker(adoptAfter)
+	look := time.NewTimer(beat.Next(adoptAfter))
 	defer look.Stop()
 	for {
 		select {
@@ -153,6 +156,7 @@ func (q *Intake) Run(ctx context.Context) {
 		case <-q.wake:
 			q.move(ctx)
 		case <-look.C:
+			look.Reset(beat.Next(adoptAfter))
 			end, err := q.look(ctx, seen)
 			if err != nil {
 				q.warn(ctx, "what was left in INTAKE cannot be looked for", err)
@@ -226,8 +230,8 @@ func (q *Intake) look(ctx context.Context, seen uint64) (uint64, error) {
 func (q *Intake) Clear(ctx context.Context) error {
 	end, err := q.end(ctx)
 	for err == nil && end > 0 {
-		var info *jetstream.StreamInfo
-		if info, err = q.info(ctx); err == nil && info.State.FirstSeq > end {
+		var s jetstream.Stream
+		if s, err = q.intake(ctx); err == nil && s.CachedInfo().State.FirstSeq > end {
 			return nil
 		}
 		if err == nil {
@@ -237,31 +241,33 @@ func (q *Intake) Clear(ctx context.Context) error {
 	return err
 }
 
-// info returns the state of the stream. One without messages begins behind its
-// last one.
-func (q *Intake) info(ctx context.Context) (*jetstream.StreamInfo, error) {
+// intake looks at the stream. One without messages begins behind its last one.
+func (q *Intake) intake(ctx context.Context) (jetstream.Stream, error) {
 	s, err := q.cfg.JS.Stream(ctx, stream.Intake)
 	if err != nil {
 		return nil, fmt.Errorf("look at stream %s: %w", stream.Intake, err)
 	}
-	return s.CachedInfo(), nil
+	return s, nil
 }
 
 // end returns the last sequence of the stream, 0 when nothing is in it.
 func (q *Intake) end(ctx context.Context) (uint64, error) {
-	info, err := q.info(ctx)
-	if err != nil || info.State.Msgs == 0 {
+	s, err := q.intake(ctx)
+	if err != nil || s.CachedInfo().State.Msgs == 0 {
 		return 0, err
 	}
-	return info.State.LastSeq, nil
+	return s.CachedInfo().State.LastSeq, nil
 }
 
 // adopt moves what stands in INTAKE up to end and is not in hand. The error is
 // errNotMoved when all of that is in hand and cannot be moved now.
 func (q *Intake) adopt(ctx context.Context, end uint64) error {
-	s, err := q.cfg.JS.Stream(ctx, stream.Intake)
+	if end == 0 {
+		return nil
+	}
+	s, err := q.intake(ctx)
 	if err != nil {
-		return fmt.Errorf("look at stream %s: %w", stream.Intake, err)
+		return err
 	}
 	messages, batches, size := 0, 0, 0
 	moved := true
@@ -392,7 +398,7 @@ func (q *Intake) settle(group []piece, err error) {
 			p.of.left--
 			continue
 		}
-		k := kind{p.batch.Endpoint, p.batch.Hostname, p.batch.IP, p.batch.Generation}
+		k := kindOf(&p.batch)
 		q.todo[k] = append(q.todo[k], p)
 	}
 }
@@ -415,9 +421,9 @@ func (q *Intake) clean(ctx context.Context) error {
 	if len(gone) == 0 {
 		return nil
 	}
-	s, err := q.cfg.JS.Stream(ctx, stream.Intake)
+	s, err := q.intake(ctx)
 	if err != nil {
-		return fmt.Errorf("look at stream %s: %w", stream.Intake, err)
+		return err
 	}
 	if own {
 		if err := s.Purge(ctx, jetstream.WithPurgeSubject(subject.Intake(q.cfg.Gateway)), jetstream.WithPurgeSequence(upTo+1)); err != nil {
@@ -459,7 +465,7 @@ func (q *Intake) sweep(ctx context.Context) {
 	if !dirty || !q.cfg.Alone {
 		return
 	}
-	s, err := q.cfg.JS.Stream(ctx, stream.Intake)
+	s, err := q.intake(ctx)
 	if err == nil {
 		err = s.Purge(ctx, jetstream.WithPurgeSequence(upTo+1))
 	}

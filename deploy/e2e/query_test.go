@@ -156,9 +156,10 @@ func TestLargeQuery(t *testing.T) {
 	}
 }
 
-// TestLargeBody posts 300 MB of events in one request.
+// TestLargeBody posts 600 MB of events in one request, and the manager grows by
+// less: what it needs are buffers of its stores, and their mapped files.
 func TestLargeBody(t *testing.T) {
-	const size = 300_000_000
+	const size, most = 600_000_000, 400_000_000
 	p := start(t, t.TempDir())
 	e := p.enrol()
 	for _, gzipped := range []bool{false, true} {
@@ -210,8 +211,10 @@ func TestLargeBody(t *testing.T) {
 				}
 				return nil
 			})
-			if grown := p.peak() - before; grown > 200<<20 {
-				t.Errorf("the manager grew by %d MiB", grown>>20)
+			if grown := p.peak() - before; grown > most {
+				t.Errorf("the manager grew by %d MB", grown/1_000_000)
+			} else {
+				t.Logf("the manager grew by %d MB", grown/1_000_000)
 			}
 		})
 	}

@@ -27,6 +27,7 @@ const (
 	HeaderCount       = "Nightjar-Count"
 	HeaderReceived    = "Nightjar-Received"
 	HeaderReceipts    = "Nightjar-Receipts"
+	HeaderTimes       = "Nightjar-Times"
 	HeaderCriticality = "Nightjar-Criticality"
 	HeaderSignatures  = "Nightjar-Signatures"
 	HeaderOrigin      = "Nightjar-Origin"
@@ -72,6 +73,10 @@ type Batch struct {
 	TraceParent string
 	// Generation is that of the endpoint's last removal, 0 without one.
 	Generation uint64
+	// Times are the times of the events, of each line the Time of what
+	// [event.Scan] finds, so that who reads the batch need not look for it. Small
+	// batches, and those that another program wrote, have none.
+	Times []time.Time
 	// Lines are the events, without line endings.
 	Lines [][]byte
 }
@@ -238,6 +243,11 @@ func (b *Batch) BatchMsg(joined []byte, count int) *nats.Msg {
 	if len(b.Receipts) > 0 {
 		m.Header.Set(HeaderReceipts, encodeReceipts(b.Receipts, b.Received))
 	}
+	if len(joined) > maxStored && len(b.Times) == count {
+		if times := timesHeader(b.Times); times != "" {
+			m.Header.Set(HeaderTimes, times)
+		}
+	}
 	setUnlessEmpty(m.Header, HeaderHostname, b.Hostname)
 	setUnlessEmpty(m.Header, HeaderIP, b.IP)
 	setUnlessEmpty(m.Header, HeaderTraceParent, b.TraceParent)
@@ -268,6 +278,11 @@ func ParseBatch(subj string, h nats.Header, data, buf []byte) (Batch, []byte, er
 	if text := h.Get(HeaderReceipts); text != "" {
 		if b.Receipts, err = decodeReceipts(text, received, count); err != nil {
 			return b, buf, fmt.Errorf("batch: times of receipt: %w", err)
+		}
+	}
+	if text := h.Get(HeaderTimes); text != "" {
+		if b.Times, err = parseTimesHeader(text, count); err != nil {
+			return b, buf, fmt.Errorf("batch: times of the events: %w", err)
 		}
 	}
 	out, err := Decompress(buf[:0], data)

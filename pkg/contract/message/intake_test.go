@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/s2"
+
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 )
 
@@ -30,6 +32,11 @@ func taken() []message.Joined {
 
 func TestIntake(t *testing.T) {
 	want := taken()
+	large := large(40)
+	want = append(want, large.Keep())
+	if p := want[3]; !p.Packed || p.Size() != len(large.Text) || len(p.Text) > p.Size()/4 {
+		t.Errorf("%d bytes of lines are kept in %d, packed %t", p.Size(), len(p.Text), p.Packed)
+	}
 	want[1].Endpoint, want[1].Hostname, want[1].IP, want[1].Generation = strings.Replace(endpoint, "0", "1", 1), "", "", 0
 	m := message.IntakeMsg("ONE", want)
 	golden(t, "intake", m, true)
@@ -51,11 +58,99 @@ func TestIntake(t *testing.T) {
 	}
 }
 
+// large is a batch of more than a few lines, one of them without a time.
+func large(count int) message.Joined {
+	b := message.Joined{Batch: message.Batch{Endpoint: endpoint, Hostname: "WS-01", IP: "192.0.2.7", Received: received.Truncate(time.Microsecond), Generation: 1714979289123}, Count: count}
+	for n := range count {
+		b.Text = fmt.Appendf(b.Text, "{\"n\":%d,\"pad\":\"%s\"}\n", n, strings.Repeat("text ", 100))
+		b.Times = append(b.Times, received.Add(time.Duration(n)*time.Second))
+	}
+	b.Times[1] = time.Time{}
+	return b
+}
+
+// What does not hold together is no message of INTAKE.
+func TestIntakeDamaged(t *testing.T) {
+	for name, damage := range map[string]func(*message.Joined){
+		"more lines than announced":     func(b *message.Joined) { b.Count--; b.Times = b.Times[1:] },
+		"fewer lines than announced":    func(b *message.Joined) { b.Count++; b.Times = nil },
+		"the last line is not ended":    func(b *message.Joined) { b.Text = bytes.TrimSuffix(b.Text, []byte{'\n'}); b.Count-- },
+		"packed lines that are damaged": func(b *message.Joined) { *b = b.Keep(); b.Text[len(b.Text)/2] ^= 0xff },
+		"packed lines that are cut off": func(b *message.Joined) { *b = b.Keep(); b.Text = b.Text[:len(b.Text)-1] },
+		"packed lines without end":      func(b *message.Joined) { b.Text, b.Packed = s2.Encode(nil, make([]byte, 8<<20)), true },
+		"lines that are not packed":     func(b *message.Joined) { b.Packed = true },
+	} {
+		b := large(40)
+		damage(&b)
+		m := message.IntakeMsg("ONE", []message.Joined{b})
+		if list, err := message.ParseIntake(m.Header, m.Data); err == nil {
+			t.Errorf("%s: %d batches", name, len(list))
+		}
+	}
+}
+
+// Times of events come with what is joined, to the nanosecond, and not where a
+// part has none.
+func TestTimes(t *testing.T) {
+	parts := []message.Joined{large(40), large(3).Keep()}
+	parts[0].Times[2] = received.Add(-time.Hour + time.Nanosecond)
+	want := slices.Concat(parts[0].Times, parts[1].Times)
+	check := func(parts []message.Joined, want []time.Time) {
+		t.Helper()
+		m, err := message.Join(parts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _, err := message.ParseBatch(m.Subject, m.Header, m.Data, nil)
+		if err != nil || !slices.EqualFunc(b.Times, want, time.Time.Equal) {
+			t.Errorf("%d lines, times %s, %v, want %s", len(b.Lines), b.Times, err, want)
+		}
+		for _, broken := range []string{"!", "AA", "CgEB", m.Header.Get(message.HeaderTimes) + "AAAA"} {
+			m.Header.Set(message.HeaderTimes, broken)
+			if got, _, err := message.ParseBatch(m.Subject, m.Header, m.Data, nil); err == nil {
+				t.Errorf("times %q: %s", broken, got.Times)
+			}
+		}
+	}
+	check(parts, want)
+	// Nor where one is so far away that it cannot be carried.
+	parts[0].Times[0] = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+	check(parts, nil)
+	parts[0].Times = nil
+	check(parts, nil)
+}
+
+func FuzzTimes(f *testing.F) {
+	f.Add("BwECAw", 3)
+	f.Fuzz(func(t *testing.T, text string, count int) {
+		if count < 1 || count > 50 {
+			return
+		}
+		line := []byte(strings.Repeat("x", 9<<10) + "\n")
+		b := message.Batch{Endpoint: endpoint, Received: received}
+		m := b.BatchMsg(bytes.Repeat(line, count), count)
+		m.Header.Set(message.HeaderTimes, text)
+		got, _, err := message.ParseBatch(m.Subject, m.Header, m.Data, nil)
+		if err != nil || text == "" {
+			return
+		}
+		b.Times = got.Times
+		m = b.BatchMsg(bytes.Repeat(line, count), count)
+		again, _, err := message.ParseBatch(m.Subject, m.Header, m.Data, nil)
+		if err != nil || !slices.EqualFunc(got.Times, again.Times, time.Time.Equal) {
+			t.Errorf("%q: %s became %s, %v", text, got.Times, again.Times, err)
+		}
+	})
+}
+
 // Lines that come together in one message keep the order and the time in which
 // they were received.
 func TestJoin(t *testing.T) {
 	parts := taken()
-	m := message.Join(parts)
+	m, err := message.Join(parts)
+	if err != nil {
+		t.Fatal(err)
+	}
 	golden(t, "batch-joined", m, true)
 	b, _, err := message.ParseBatch(m.Subject, m.Header, m.Data, nil)
 	if err != nil {
@@ -79,7 +174,11 @@ func TestJoin(t *testing.T) {
 		t.Errorf("%d requests have %d traces", len(parts), len(traces))
 	}
 	// A batch alone is what it always was.
-	one, same := message.Join(parts[1:2]), parts[1].BatchMsg(parts[1].Text, parts[1].Count)
+	one, err := message.Join(parts[1:2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	same := parts[1].BatchMsg(parts[1].Text, parts[1].Count)
 	if !reflect.DeepEqual(one, same) {
 		t.Errorf("%+v\nwant %+v", one, same)
 	}

@@ -86,6 +86,8 @@ type buffers struct {
 	network, text *bufio.Reader
 	inflater      gzip.Reader
 	batch         []byte
+	// times are those of the events in batch.
+	times []time.Time
 }
 
 func newBuffers() any {
@@ -174,6 +176,7 @@ func (in *ingester) borrow(mem *allowance) *buffers {
 func (in *ingester) giveBack(buf *buffers) {
 	buf.network.Reset(nil)
 	buf.text.Reset(nil)
+	buf.times = buf.times[:0]
 	if buf.batch = buf.batch[:0]; cap(buf.batch) > keptBatch {
 		buf.batch = nil
 	}
@@ -258,7 +261,8 @@ func (b *batcher) fill(ctx context.Context) error {
 
 // add takes in a line that is an event or a dead letter.
 func (b *batcher) add(ctx context.Context, line []byte) error {
-	if _, err := event.Scan(line); err != nil {
+	info, err := event.Scan(line)
+	if err != nil {
 		return b.letter(ctx, &message.DeadLetter{
 			Reason: deadReason(err), Detail: err.Error(), Line: bytes.Clone(line), Size: int64(len(line)), SHA256: sha256.Sum256(line),
 		})
@@ -270,9 +274,11 @@ func (b *batcher) add(ctx context.Context, line []byte) error {
 		}
 	}
 	if size > cap(b.batch)-len(b.batch) {
+		b.times = append(b.times, info.Time)
 		return b.alone(ctx, line)
 	}
 	b.batch = append(append(b.batch, line...), '\n')
+	b.times = append(b.times, info.Time)
 	b.count++
 	return nil
 }
@@ -327,6 +333,7 @@ func (b *batcher) publish(ctx context.Context, joined []byte) error {
 	ctx, span := b.in.trace.Child(ctx, "publish "+stream.Events, tracing.Producer)
 	b.meta.Generation = b.in.generation(b.meta.Endpoint)
 	batch := b.meta
+	batch.Times = b.times
 	if span != nil {
 		batch.TraceParent = span.Parent()
 		span.Endpoint(batch.Endpoint)
@@ -334,7 +341,7 @@ func (b *batcher) publish(ctx context.Context, joined []byte) error {
 	}
 	m := message.Joined{Batch: batch, Text: joined, Count: b.count}
 	count := float64(b.count)
-	b.count = 0
+	b.count, b.times = 0, b.times[:0]
 	b.work.release()
 	failpoint.Hit(failpoint.EventsBeforePublish)
 	err := b.flight.batch(ctx, m, func(err error) {

@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/nightjar-edr/nightjar/pkg/contract/event"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
@@ -161,6 +162,38 @@ func TestLogsAreCutIntoBatches(t *testing.T) {
 	}
 	if got := testutil.ToFloat64(r.svc.metrics.events); got != float64(len(want)) {
 		t.Errorf("%v events counted, want %d", got, len(want))
+	}
+}
+
+// A message that is not small tells the time of each event, as Scan finds it.
+func TestLogsComeWithTimes(t *testing.T) {
+	r := newRig(t, nil)
+	e := r.endpoint()
+	pad := strings.Repeat("z", 9<<10)
+	var body strings.Builder
+	for i, form := range []string{
+		`{"Event":{"System":{"TimeCreated":{"SystemTime":"2026-01-02T03:04:05.6789012Z"}}},"x":%q}`,
+		`{"x":%q}`,
+		`{"info":{"utc_time":"2026-01-02T03:04:05.678901234Z"},"x":%q}`,
+		`{"Event":{"System":{"TimeCreated":{"SystemTime":"2026-01-02T03:04:05+02:00"}}},"x":%q}`,
+		`{"Event":{"System":{"TimeCreated":{"SystemTime":"yesterday"}}},"x":%q}`,
+	} {
+		fmt.Fprintf(&body, form+"\n", fmt.Sprint(i, pad))
+	}
+	for _, text := range []string{body.String(), `{"info":{"utc_time":"2026-01-02T03:04:05Z"}}`} {
+		if a := r.agent(e, http.MethodPost, "/logs", strings.NewReader(text)); a.code != 200 {
+			t.Fatalf("%d %s", a.code, a.body)
+		}
+	}
+	_, batches := r.events(e.UUID)
+	if len(batches) != 2 || len(batches[0].Times) != 5 || len(batches[1].Times) != 0 {
+		t.Fatalf("batches %+v", batches)
+	}
+	for i, line := range batches[0].Lines {
+		info, err := event.Scan(line)
+		if err != nil || !info.Time.Equal(batches[0].Times[i]) {
+			t.Errorf("event %d has time %s, want %s, %v", i, batches[0].Times[i], info.Time, err)
+		}
 	}
 }
 

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -121,19 +120,13 @@ func (f *flight) below(ctx context.Context, n int) error {
 // wait returns nil when every message of the flight is acknowledged.
 func (f *flight) wait(ctx context.Context) error { return f.below(ctx, 1) }
 
-// batch publishes a batch of events. Small ones share writes to stable storage
-// with those of other requests, unless they are traced.
+// batch publishes a batch of events, which may be changed when it returns. It
+// shares writes to stable storage with those of other requests, unless it is traced
+// or large.
 func (f *flight) batch(ctx context.Context, b message.Joined, settled func(error)) error {
-	if b.TraceParent == "" && len(b.Text) <= intake.MaxBatch {
-		b.Text = bytes.Clone(b.Text)
-		return f.publish(ctx, len(b.Text), settled, func(settled func(error)) error {
-			f.p.intake.Publish(b, settled)
-			return nil
-		})
-	}
-	m := b.BatchMsg(b.Text, b.Count)
-	return f.publish(ctx, len(m.Data), settled, func(settled func(error)) error {
-		return f.p.events.Publish(m, func(_ *jetstream.PubAck, err error) { settled(err) })
+	ready := f.p.intake.Prepare(b)
+	return f.publish(ctx, ready.Size(), settled, func(settled func(error)) error {
+		return f.p.intake.Publish(ready, settled)
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"strconv"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/klauspost/compress/zstd"
@@ -242,9 +243,13 @@ func addEvents(f *folder, b *logstore.Batch, m *view.Msg, t *tally) error {
 		e.At = i
 		// A line that is no event does not come here from the gateway; it
 		// stands at its receipt like one without a time.
-		info, err := event.Scan(line)
-		e.Timed = err == nil && info.Timed()
-		if e.Time = info.Time; !e.Timed {
+		e.Time = time.Time{}
+		if len(batch.Times) > 0 {
+			e.Time = batch.Times[i]
+		} else if info, err := event.Scan(line); err == nil {
+			e.Time = info.Time
+		}
+		if e.Timed = !e.Time.IsZero(); !e.Timed {
 			e.Time = batch.ReceivedAt(i)
 		}
 		e.Hash, e.Line = event.HashOf(line), line

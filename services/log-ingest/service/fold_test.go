@@ -3,6 +3,7 @@ package ingest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -264,4 +265,56 @@ func BenchmarkFold(b *testing.B) {
 		b.Fatal(err)
 	}
 	b.ReportMetric(float64(stored)/float64(events), "stored-B/event")
+}
+
+// Events are stored at the times that come with them, and these make no other
+// store than those that are found in their lines.
+func TestTimesThatCome(t *testing.T) {
+	pad := strings.Repeat("z", 9<<10)
+	at := noon.Add(-time.Hour)
+	lines := []string{
+		fmt.Sprintf(`{"Event":{"System":{"TimeCreated":{"SystemTime":%q}}},"x":%q}`, at.Format(time.RFC3339Nano), pad),
+		fmt.Sprintf(`{"x":%q}`, pad),
+		fmt.Sprintf(`{"info":{"utc_time":%q}}`, at.Add(1234567*time.Nanosecond).Format(time.RFC3339Nano)),
+	}
+	times := []time.Time{at, {}, at.Add(1234567 * time.Nanosecond)}
+	stored := func(times []time.Time) map[string]string {
+		f, db := newFolder(t)
+		b := message.Batch{Endpoint: one, Received: noon, Times: times}
+		m := b.BatchMsg([]byte(strings.Join(lines, "\n")+"\n"), len(lines))
+		if (m.Header.Get(message.HeaderTimes) != "") != (times != nil) {
+			t.Fatalf("header %v", m.Header)
+		}
+		all := map[string]string{}
+		err := db.Update(func(txn *badger.Txn) error {
+			_, err := f.fold(txn, []view.Msg{{Subject: m.Subject, Header: m.Header, Data: m.Data, Seq: 1, Time: noon}})
+			return err
+		})
+		if err == nil {
+			err = db.View(func(txn *badger.Txn) error {
+				it := txn.NewIterator(badger.DefaultIteratorOptions)
+				defer it.Close()
+				for it.Rewind(); it.Valid(); it.Next() {
+					value, err := it.Item().ValueCopy(nil)
+					if err != nil {
+						return err
+					}
+					all[string(it.Item().Key())] = string(value)
+				}
+				return nil
+			})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	found := stored(nil)
+	if come := stored(times); !maps.Equal(come, found) {
+		t.Errorf("with times\n%q\nwithout\n%q", come, found)
+	}
+	times[0] = times[0].Add(-24 * time.Hour)
+	if come := stored(times); maps.Equal(come, found) {
+		t.Error("times that come are not looked at")
+	}
 }

@@ -1,4 +1,4 @@
-// Package intake lets requests with few events share writes to stable storage.
+// Package intake lets requests that come at once share writes to stable storage.
 //
 // Where more of them come than EVENTS can take one by one, batches of whatever
 // endpoints are written to the stream INTAKE as one message, and are acknowledged

@@ -17,9 +17,11 @@ import (
 )
 
 const (
-	// MaxBatch is the size in bytes of the largest batch that is taken in
-	// together with others.
-	MaxBatch = 8 << 10
+	// maxBatch and maxLines are the size in bytes, before it is packed, and the
+	// lines of the largest batch that is taken in together with others. A larger
+	// one makes a message of EVENTS nearly full by itself.
+	maxBatch = message.MaxBatchBytes / 2
+	maxLines = message.MaxBatchEvents / 2
 	// maxDirect is how many batches are on their way to EVENTS one by one. What
 	// waits behind them goes together, if there are minTogether at least.
 	maxDirect   = 4
@@ -94,21 +96,61 @@ func New(cfg Config) *Intake {
 	return q
 }
 
-// Publish hands over a batch of MaxBatch bytes at most, which must not be changed
-// afterwards. Settled is told once, perhaps before Publish returns, that it is on
-// stable storage, or why that is not certain. It must not wait for anything.
-func (q *Intake) Publish(batch message.Joined, settled func(error)) {
-	w := waiting{batch, settled}
+// Prepared is a batch that Publish takes.
+type Prepared struct {
+	batch message.Joined
+	// msg, if not nil, goes straight to EVENTS; it counts as one of those that
+	// others wait behind unless it is large.
+	msg   *nats.Msg
+	large bool
+}
+
+// Size returns how many bytes the batch takes until it is settled.
+func (p *Prepared) Size() int {
+	if p.msg != nil {
+		return len(p.msg.Data)
+	}
+	return len(p.batch.Text)
+}
+
+// Prepare makes a batch ready for Publish, in memory of its own.
+func (q *Intake) Prepare(b message.Joined) *Prepared {
+	if b.TraceParent != "" || len(b.Text) > maxBatch || b.Count > maxLines {
+		return &Prepared{msg: b.BatchMsg(b.Text, b.Count), large: true}
+	}
 	q.mu.Lock()
-	if now := time.Now(); len(q.queue) == 0 && !q.writing && (!q.together(now) || q.direct < maxDirect && !now.Before(q.holdUntil)) {
+	straight := q.straight(time.Now())
+	q.mu.Unlock()
+	if straight {
+		return &Prepared{msg: b.BatchMsg(b.Text, b.Count)}
+	}
+	return &Prepared{batch: b.Keep()}
+}
+
+// Publish hands over a batch. The error is [nats.ErrMaxPayload] for one that is too
+// large. Otherwise settled is told once, perhaps before Publish returns, that it
+// is on stable storage, or why that is not certain. It must not wait for anything.
+func (q *Intake) Publish(p *Prepared, settled func(error)) error {
+	if p.large {
+		return q.cfg.Publish(p.msg, func(_ *jetstream.PubAck, err error) { settled(err) })
+	}
+	if p.msg != nil {
+		q.mu.Lock()
 		q.direct++
 		q.mu.Unlock()
-		q.publish(w) // here, so that batches of one request keep their order
-		return
+		q.publish(p.msg, settled) // here, so that batches of one request keep their order
+		return nil
 	}
+	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.queue = append(q.queue, w)
+	q.queue = append(q.queue, waiting{p.batch, settled})
 	q.send()
+	return nil
+}
+
+// straight tells whether a batch goes to EVENTS right away. q.mu is held.
+func (q *Intake) straight(now time.Time) bool {
+	return len(q.queue) == 0 && !q.writing && (!q.together(now) || q.direct < maxDirect && !now.Before(q.holdUntil))
 }
 
 // together tells whether batches may be taken in together. q.mu is held.
@@ -158,21 +200,30 @@ func (q *Intake) single() {
 	w := q.queue[0]
 	q.queue = q.queue[1:]
 	q.direct++
-	go q.publish(w)
+	go func() {
+		m, err := message.Join([]message.Joined{w.batch})
+		if err != nil {
+			q.settleDirect(w.settled, err)
+			return
+		}
+		q.publish(m, w.settled)
+	}()
 }
 
 // publish publishes a batch to EVENTS, which counts as one of q.direct.
-func (q *Intake) publish(w waiting) {
-	settled := func(_ *jetstream.PubAck, err error) {
-		w.settled(err)
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		q.direct--
-		q.send()
+func (q *Intake) publish(m *nats.Msg, settled func(error)) {
+	if err := q.cfg.Publish(m, func(_ *jetstream.PubAck, err error) { q.settleDirect(settled, err) }); err != nil {
+		q.settleDirect(settled, err)
 	}
-	if err := q.cfg.Publish(w.batch.BatchMsg(w.batch.Text, w.batch.Count), settled); err != nil {
-		settled(nil, err)
-	}
+}
+
+// settleDirect tells what became of one of q.direct.
+func (q *Intake) settleDirect(settled func(error), err error) {
+	settled(err)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.direct--
+	q.send()
 }
 
 // write stores batches as one message of INTAKE. When that is refused they go to

@@ -108,18 +108,44 @@ var start = time.UnixMicro(1714979289123456).UTC()
 
 func uuid(endpoint int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012d", endpoint) }
 
-// line is what endpoint sends as its nth line; it says when it was received.
-func line(endpoint, n int) string { return fmt.Sprintf(`{"endpoint":%d,"n":%d}`, endpoint, n) }
+// line is what endpoint sends as its nth line; it says when it was received. Every
+// seventh endpoint sends long ones.
+func line(endpoint, n int) string {
+	pad := ""
+	if endpoint%7 == 0 {
+		pad = strings.Repeat("a long event ", 500+n)
+	}
+	return fmt.Sprintf(`{"endpoint":%d,"n":%d,"pad":"%s"}`, endpoint, n, pad)
+}
+
+// timeOf is the time of that event.
+func timeOf(n int) time.Time { return start.Add(time.Duration(n) * time.Millisecond) }
 
 func batch(endpoint, n, count int) message.Joined {
-	var text []byte
-	for i := range count {
-		text = append(append(text, line(endpoint, n+i)...), '\n')
-	}
-	return message.Joined{
+	j := message.Joined{
 		Batch: message.Batch{Endpoint: uuid(endpoint), Hostname: "WS-01", IP: "192.0.2.7", Received: start.Add(time.Duration(n) * time.Microsecond)},
-		Text:  text, Count: count,
+		Count: count,
 	}
+	for i := range count {
+		j.Text = append(append(j.Text, line(endpoint, n+i)...), '\n')
+		j.Times = append(j.Times, timeOf(n+i))
+	}
+	return j
+}
+
+// publish publishes a batch in memory that changes afterwards, and returns what
+// became of it.
+func (r *rig) publish(b message.Joined) error {
+	p := r.Prepare(b)
+	for i := range b.Text {
+		b.Text[i] = 0
+	}
+	clear(b.Times)
+	outcome := make(chan error, 1)
+	if err := r.Publish(p, func(err error) { outcome <- err }); err != nil {
+		return err
+	}
+	return <-outcome
 }
 
 // hand publishes batches from many senders at once, each of which sends the next
@@ -130,9 +156,7 @@ func (r *rig) hand(senders, each int) []error {
 	for s := range senders {
 		on.Go(func() {
 			for n := range each {
-				outcome := make(chan error, 1)
-				r.Publish(batch(s, 10*n, 1+n%3), func(err error) { outcome <- err })
-				errs[s*each+n] = <-outcome
+				errs[s*each+n] = r.publish(batch(s, 10*n, 1+n%3))
 			}
 		})
 	}
@@ -170,14 +194,25 @@ func (r *rig) events() (lines map[string]int, messages int) {
 		if err != nil {
 			r.t.Fatal(err)
 		}
+		size := 0
+		for _, text := range b.Lines {
+			size += len(text) + 1
+		}
 		for i, text := range b.Lines {
 			var endpoint, n int
-			if _, err := fmt.Sscanf(string(text), `{"endpoint":%d,"n":%d}`, &endpoint, &n); err != nil {
-				r.t.Fatalf("%s: %v", text, err)
+			if _, err := fmt.Sscanf(string(text), `{"endpoint":%d,"n":%d,`, &endpoint, &n); err != nil || string(text) != line(endpoint, n) {
+				r.t.Fatalf("%.60s: %v", text, err)
+			}
+			if size <= 8<<10 {
+				if len(b.Times) != 0 {
+					r.t.Error("a small message has times")
+				}
+			} else if len(b.Times) != len(b.Lines) || !b.Times[i].Equal(timeOf(n)) {
+				r.t.Errorf("%.60s: times %s", text, b.Times)
 			}
 			received := start.Add(time.Duration(n/10*10) * time.Microsecond)
 			if b.Endpoint != uuid(endpoint) || m.Subject != subject.Events(b.Endpoint) || b.Hostname != "WS-01" || b.IP != "192.0.2.7" || !b.ReceivedAt(i).Equal(received) {
-				r.t.Errorf("%s: on %s from %s, %s, received at %s, want %s", text, m.Subject, b.Hostname, b.IP, b.ReceivedAt(i), received)
+				r.t.Errorf("%.60s: on %s from %s, %s, received at %s, want %s", text, m.Subject, b.Hostname, b.IP, b.ReceivedAt(i), received)
 			}
 			lines[string(text)]++
 		}
@@ -194,7 +229,7 @@ func demand(t *testing.T, lines map[string]int, senders, each int, once bool) {
 			for i := range 1 + n%3 {
 				want++
 				if got := lines[line(s, 10*n+i)]; got == 0 || once && got > 1 {
-					t.Errorf("%s stands in EVENTS %d times", line(s, 10*n+i), got)
+					t.Errorf("%.60s stands in EVENTS %d times", line(s, 10*n+i), got)
 				}
 			}
 		}
@@ -256,7 +291,7 @@ func (r *rig) fill(senders, each int) {
 	for n := range each {
 		batches := make([]message.Joined, senders)
 		for s := range batches {
-			batches[s] = batch(s, 10*n, 1+n%3)
+			batches[s] = batch(s, 10*n, 1+n%3).Keep()
 		}
 		if _, err := r.own.JS.PublishMsg(r.t.Context(), message.IntakeMsg(r.cfg.Gateway, batches)); err != nil {
 			r.t.Fatal(err)
@@ -334,9 +369,7 @@ func TestEventsRefuse(t *testing.T) {
 	r.run()
 	eventually(t, "it is ready", func() bool { return r.Ready() == nil })
 	eventually(t, "the next are refused", func() bool {
-		outcome := make(chan error, 1)
-		r.Publish(batch(99, 0, 1), func(err error) { outcome <- err })
-		return errors.Is(<-outcome, full) && r.logged("trying again")
+		return errors.Is(r.publish(batch(99, 0, 1)), full) && r.logged("trying again")
 	})
 	stands := r.messages(stream.Intake)
 	if stands == 0 {
@@ -350,7 +383,7 @@ func TestEventsRefuse(t *testing.T) {
 			for i := range 1 + n%3 {
 				got := lines[line(s, 10*n+i)]
 				if err := errs[s*each+n]; err == nil && got != 1 || got > 1 {
-					t.Errorf("%s stands in EVENTS %d times, answered with %v", line(s, 10*n+i), got, err)
+					t.Errorf("%.60s stands in EVENTS %d times, answered with %v", line(s, 10*n+i), got, err)
 				}
 			}
 		}
@@ -479,16 +512,17 @@ func TestUnreadable(t *testing.T) {
 // Messages of EVENTS keep to their bounds, whatever is joined.
 func TestBounds(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
-	for range 200 {
+	for range 20 {
 		pieces := make([]piece, 1+rnd.IntN(300))
 		for i := range pieces {
-			pieces[i].batch = message.Joined{Text: make([]byte, rnd.IntN(MaxBatch)), Count: 1 + rnd.IntN(40)}
+			j := message.Joined{Text: make([]byte, rnd.IntN(maxBatch)>>rnd.IntN(8)), Count: 1 + rnd.IntN(maxLines)>>rnd.IntN(8)}
+			pieces[i].batch = j.Keep()
 		}
 		for rest := pieces; len(rest) > 0; {
 			n := together(rest)
 			lines, size := 0, 0
 			for _, p := range rest[:n] {
-				lines, size = lines+p.batch.Count, size+len(p.batch.Text)
+				lines, size = lines+p.batch.Count, size+p.batch.Size()
 			}
 			if n == 0 || lines > message.MaxBatchEvents || size > maxJoined {
 				t.Fatalf("%d batches with %d lines, %d bytes", n, lines, size)

@@ -23,8 +23,8 @@ const (
 	// endpoint, moveBytes how many bytes do not wait.
 	moveAfter = 500 * time.Millisecond
 	moveBytes = 4 << 20
-	// maxJoined bounds the lines of a message that several batches become.
-	maxJoined = 256 << 10
+	// maxJoined bounds, in bytes, the lines of a message that several batches become.
+	maxJoined = message.MaxBatchBytes
 	// retryAfter is the pause after something could not be moved.
 	retryAfter = time.Second
 	// adoptAfter is how long something lies in INTAKE that no process says to
@@ -346,7 +346,11 @@ func (q *Intake) move(ctx context.Context) bool {
 					q.mu.Unlock()
 				}
 			}
-			if err := q.cfg.Publish(joined(group), settled); err != nil {
+			m, err := joined(group)
+			if err == nil {
+				err = q.cfg.Publish(m, settled)
+			}
+			if err != nil {
 				settled(nil, err)
 			}
 		}
@@ -373,7 +377,7 @@ func (q *Intake) move(ctx context.Context) bool {
 func together(pieces []piece) int {
 	lines, size := 0, 0
 	for n := range pieces {
-		lines, size = lines+pieces[n].batch.Count, size+len(pieces[n].batch.Text)
+		lines, size = lines+pieces[n].batch.Count, size+pieces[n].batch.Size()
 		if n > 0 && (lines > message.MaxBatchEvents || size > maxJoined) {
 			return n
 		}
@@ -381,7 +385,7 @@ func together(pieces []piece) int {
 	return len(pieces)
 }
 
-func joined(group []piece) *nats.Msg {
+func joined(group []piece) (*nats.Msg, error) {
 	batches := make([]message.Joined, len(group))
 	for i := range group {
 		batches[i] = group[i].batch

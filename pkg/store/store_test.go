@@ -3,6 +3,7 @@ package store_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"os"
@@ -176,4 +177,47 @@ func TestCollectGarbage(t *testing.T) {
 	}
 	cancel()
 	<-done
+}
+
+// A store that others write anew in place of what they delete gives the space of
+// that back when it is closed, whatever it holds.
+func TestClosedStoreHoldsWhatIsLive(t *testing.T) {
+	o := store.Options{Dir: t.TempDir(), Large: true}
+	const values, size = 200, 128 << 10 // 25 MB
+	write := func(round byte) {
+		db, err := store.Open(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range values {
+			i := n * 73 % values // all over the store, as endpoints are
+			value := make([]byte, size)
+			if _, err := rand.Read(value); err != nil {
+				t.Fatal(err)
+			}
+			if err := db.Update(func(txn *badger.Txn) error {
+				if round > 0 {
+					if err := txn.Delete([]byte{byte(i), round - 1}); err != nil {
+						return err
+					}
+				}
+				return txn.Set([]byte{byte(i), round}, value)
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for round := range byte(2) {
+		write(round)
+	}
+	total := int64(0)
+	for _, l := range open(t, o).Levels() {
+		total += l.Size
+	}
+	if total > values*size*11/10 {
+		t.Errorf("%d bytes of tables for %d bytes of values", total, values*size)
+	}
 }

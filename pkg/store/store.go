@@ -79,11 +79,11 @@ func open(o Options, every, after time.Duration) (*DB, error) {
 	if o.Large {
 		// Values are compressed already. Small tables keep the buffers of
 		// flushes and compactions small, of which Badger holds up to eight;
-		// more of them on level 0 keep writers from waiting. The level below
-		// has room for all of these: where it had less, what was deleted would
-		// keep its space on the last level, as the deletions wait above it.
+		// more of them on level 0 keep writers from waiting. They are compacted
+		// into the last level up to its 256 MB: what is deleted keeps its space
+		// as long as the deletion waits on a level in between.
 		opts = opts.WithMemTableSize(8 << 20).WithValueThreshold(1 << 20).WithBaseTableSize(1 << 20).
-			WithNumMemtables(5).WithNumLevelZeroTables(10).WithBaseLevelSize(80 << 20).WithCompactL0OnClose(true).
+			WithNumMemtables(5).WithNumLevelZeroTables(10).WithBaseLevelSize(256 << 20).WithCompactL0OnClose(true).
 			WithIndexCacheSize(16 << 20).WithValueLogFileSize(256 << 20)
 	}
 	db, err := badger.Open(opts)

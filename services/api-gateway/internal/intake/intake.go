@@ -29,9 +29,10 @@ const (
 	// maxTogether and maxTogetherBytes bound what is written as one message.
 	maxTogether      = 512
 	maxTogetherBytes = 1 << 20
-	// holdTime bounds the wait for those who were just answered: they are about
-	// to send again.
-	holdTime = 4 * time.Millisecond
+	// The wait for those who were just answered, who are about to send again, is
+	// holdFactor times as long as the write took, at most holdTime.
+	holdFactor = 4
+	holdTime   = 4 * time.Millisecond
 	// writeTimeout is how long the acknowledgement of a message may take.
 	writeTimeout = 10 * time.Second
 	// directAfter is how long everything goes one by one when something could
@@ -274,9 +275,9 @@ func (q *Intake) write(group []waiting) {
 }
 
 // hold has the next message wait for those whose batches were just answered, sent
-// of them, unless the one before took longer than it is worth. q.mu is held.
+// of them, but not much longer than writing takes. q.mu is held.
 func (q *Intake) hold(took time.Duration, sent int) {
-	wait := min(took, holdTime)
+	wait := min(holdFactor*took, holdTime)
 	q.holdFor, q.holdUntil = min(sent+len(q.queue), maxTogether), time.Now().Add(wait)
 	time.AfterFunc(wait, func() {
 		q.mu.Lock()

@@ -1,10 +1,12 @@
 package ingest
 
 import (
+	"context"
 	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nightjar-edr/nightjar/pkg/bus"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
@@ -79,7 +81,13 @@ func TestRemovalInAnyOrder(t *testing.T) {
 			r.settle()
 			check := func(when string) {
 				t.Helper()
-				r.eventually("the removal is obeyed", func() bool { return r.svc.removals.Generation(one) == generation })
+				// A removal is known before it is obeyed, and its revision is the
+				// view's position after that.
+				ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+				defer cancel()
+				if err := r.svc.removals.View().Sync(ctx); err != nil || r.svc.removals.Generation(one) != generation {
+					t.Fatalf("%s: the removal is not obeyed, %v", when, err)
+				}
 				removed := r.svc.removals.View().Position()
 				for endpoint, want := range map[string][]string{one: after, two: before} {
 					got := r.ask(message.LogsRequest{Endpoint: endpoint, Removed: removed})

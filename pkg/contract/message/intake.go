@@ -210,21 +210,15 @@ func Join(parts []Joined) (*nats.Msg, error) {
 	text, count := (*room)[:0], 0
 	b := parts[0].Batch
 	b.Times, b.Receipts = nil, nil
-	timed := true
 	for i := range parts {
 		var err error
 		if text, err = parts[i].appendTo(text); err != nil {
 			return nil, err
 		}
-		timed = timed && len(parts[i].Times) == parts[i].Count
+		b.Times = append(b.Times, parts[i].Times...) // too few where a part has none
 		count += parts[i].Count
 		if len(parts) > 1 {
 			b.Receipts = append(b.Receipts, Receipt{Until: count, At: parts[i].Received})
-		}
-	}
-	if timed {
-		for i := range parts {
-			b.Times = append(b.Times, parts[i].Times...)
 		}
 	}
 	if *room = text; cap(text) > 2*MaxBatchBytes {

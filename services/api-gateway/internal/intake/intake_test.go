@@ -512,11 +512,14 @@ func TestUnreadable(t *testing.T) {
 // Messages of EVENTS keep to their bounds, whatever is joined.
 func TestBounds(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
-	for range 20 {
+	kept := make([]message.Joined, 300)
+	for i := range kept {
+		kept[i] = message.Joined{Text: make([]byte, rnd.IntN(maxBatch)>>rnd.IntN(8)), Count: 1 + rnd.IntN(maxLines)>>rnd.IntN(8)}.Keep()
+	}
+	for range 200 {
 		pieces := make([]piece, 1+rnd.IntN(300))
 		for i := range pieces {
-			j := message.Joined{Text: make([]byte, rnd.IntN(maxBatch)>>rnd.IntN(8)), Count: 1 + rnd.IntN(maxLines)>>rnd.IntN(8)}
-			pieces[i].batch = j.Keep()
+			pieces[i].batch = kept[rnd.IntN(len(kept))]
 		}
 		for rest := pieces; len(rest) > 0; {
 			n := together(rest)

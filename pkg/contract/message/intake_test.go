@@ -113,7 +113,12 @@ func TestTimes(t *testing.T) {
 		}
 	}
 	check(parts, want)
-	// Nor where one is so far away that it cannot be carried.
+	// Nor where one is so far away, from 1970 or from another one, that it cannot be
+	// carried.
+	near := slices.Clone(parts[0].Times)
+	parts[0].Times[0], parts[0].Times[2] = time.Unix(0, 1<<62), time.Unix(0, -1<<62)
+	check(parts, nil)
+	parts[0].Times = near
 	parts[0].Times[0] = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
 	check(parts, nil)
 	parts[0].Times = nil

@@ -12,16 +12,17 @@ const (
 	// coarsest is the power of ten nanoseconds that the coarsest unit of times is,
 	// a second. The finest is a nanosecond.
 	coarsest = 9
-	// maxSeconds are the seconds before and after 1970 that are carried.
-	maxSeconds = math.MaxInt64/int64(time.Second) - 1
+	// maxSeconds are the seconds before and after 1970 that are carried, 145 years:
+	// nanoseconds between any two of them are fewer than 64 bits hold.
+	maxSeconds = math.MaxInt64/2/int64(time.Second) - 1
 )
 
 // appendTimes appends the times of events to dst, for each line of a batch its
 // event's own time or the zero Time, in the coarsest unit that keeps them
 // exact: the unit's power of ten nanoseconds in a byte, then for each line, as
 // a uvarint, 0 without a time, and otherwise one more than the zigzag form of
-// the difference to the time before, to 1970 for the first. Where a time is out of
-// the range of nanoseconds in 64 bits it appends nothing.
+// the difference to the time before, to 1970 for the first. Where a time is more
+// than maxSeconds from 1970 it appends nothing.
 func appendTimes(dst []byte, times []time.Time) []byte {
 	power, unit := coarsest, int64(time.Second)
 	for i := range times {

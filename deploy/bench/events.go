@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -60,15 +61,19 @@ const (
 	maxRecord = 64 << 10
 )
 
-// loadMix returns the recorded events below dir, or those generated from the
-// samples when dir is empty.
-func loadMix(dir string) (*mix, error) {
-	if dir == "" {
-		return sampleMix(), nil
-	}
-	m := &mix{name: "recorded events"}
+// recordings are the recorded events, busyHost the longest of them: what one
+// host had to say, and what the limits of NATS, Badger and gene were measured
+// with, and the goals set by.
+var recordings = []string{"evtx-attack-samples", "gene-rules-tests", "whids-agent-events", "python-evtx-tests", "sysmonente-trace", busyHost}
+
+const busyHost = "gene-engine-bench"
+
+// recordedMix returns the events of recordings below dir, one recording after
+// the other.
+func recordedMix(name, dir string, recordings ...string) (*mix, error) {
+	m := &mix{name: name}
 	n := 0
-	for _, name := range []string{"evtx-attack-samples", "gene-rules-tests", "whids-agent-events", "python-evtx-tests", "sysmonente-trace", "gene-engine-bench"} {
+	for _, name := range recordings {
 		err := eachLine(filepath.Join(dir, "data", "events", name+".jsonl.gz"), func(line []byte) {
 			if len(line) > maxRecord {
 				return
@@ -86,7 +91,12 @@ func loadMix(dir string) (*mix, error) {
 			return nil, err
 		}
 	}
-	// The recordings follow each other; a fleet sends all of them at once.
+	return m, nil
+}
+
+// shuffle has the recordings come at once, as from a fleet, in runs of events
+// that followed each other.
+func (m *mix) shuffle() {
 	r := rand.New(rand.NewPCG(1, 2))
 	const run = 20
 	var runs [][]template
@@ -94,12 +104,7 @@ func loadMix(dir string) (*mix, error) {
 		runs = append(runs, m.templates[i:min(i+run, len(m.templates))])
 	}
 	r.Shuffle(len(runs), func(i, j int) { runs[i], runs[j] = runs[j], runs[i] })
-	var mixed []template
-	for _, part := range runs {
-		mixed = append(mixed, part...)
-	}
-	m.templates = mixed
-	return m, nil
+	m.templates = slices.Concat(runs...)
 }
 
 func eachLine(path string, each func(line []byte)) error {

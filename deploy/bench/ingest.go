@@ -15,20 +15,30 @@ const ingestEndpoints = 32
 
 // plans spread events over endpoints, each beginning elsewhere in the mix,
 // their times ending about now.
-func (b *bench) plans(endpoints, events, batch int) []plan {
+func (m *mix) plans(endpoints, events, batch int) []plan {
 	const step = 10 * time.Millisecond
 	out := make([]plan, endpoints)
 	each := events / endpoints
 	for i := range out {
-		out[i] = plan{first: i * len(b.mix.templates) / endpoints, events: each, batch: batch, begin: time.Now().Add(-time.Duration(each) * step), step: step}
+		out[i] = plan{first: i * len(m.templates) / endpoints, events: each, batch: batch, begin: time.Now().Add(-time.Duration(each) * step), step: step}
 	}
 	return out
 }
 
 // ingest measures batches of 100 events, as agents with much to say send them.
 func (b *bench) ingest(ctx context.Context) error {
+	if b.host != nil {
+		if err := b.ingestOf(ctx, b.host, ", a busy host"); err != nil {
+			return err
+		}
+	}
+	return b.ingestOf(ctx, b.mix, "")
+}
+
+// ingestOf measures events of a mix, which the names of the figures end with.
+func (b *bench) ingestOf(ctx context.Context, m *mix, of string) error {
 	events := b.size(640_000, 32_000)
-	bodies := b.mix.bodies(b.plans(ingestEndpoints, events, 100))
+	bodies := m.bodies(m.plans(ingestEndpoints, events, 100))
 	base, err := b.ingestBaseline(bodies)
 	if err != nil {
 		return err
@@ -37,14 +47,14 @@ func (b *bench) ingest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.say("ingest: %d events, %d bytes each; 50 %% of POSTs within %s ms, 99 %% within %s ms", l.events, l.raw/l.events,
+	b.say("ingest: %s: %d events, %d bytes each; 50 %% of POSTs within %s ms, 99 %% within %s ms", m.name, l.events, l.raw/l.events,
 		short(percentile(l.times, 0.5)), short(percentile(l.times, 0.99)))
-	b.add(figure{section: "ingest", name: "CPU seconds per million events", value: l.perMillion(), bound: atMost, goal: 18,
+	b.add(figure{section: "ingest", name: "CPU seconds per million events" + of, value: l.perMillion(), bound: atMost, goal: 18,
 		baseline: base.append + base.gene, against: fmt.Sprintf("append %s + gene %s", short(base.append), short(base.gene))})
-	b.add(figure{section: "ingest", name: "events acknowledged", unit: "/s", value: l.rate(), bound: atLeast, goal: 60_000,
+	b.add(figure{section: "ingest", name: "events acknowledged" + of, unit: "/s", value: l.rate(), bound: atLeast, goal: 60_000,
 		baseline: 2e6 / (base.append + base.gene), against: "append + gene on two cores"})
-	b.add(figure{section: "ingest", name: "all queryable after the last 200", unit: "s", value: l.settling.Seconds(), bound: atMost, goal: 2})
-	b.addDisk("batches of 100", l, disk, base.bytes)
+	b.add(figure{section: "ingest", name: "all queryable after the last 200" + of, unit: "s", value: l.settling.Seconds(), bound: atMost, goal: 2})
+	b.addDisk("batches of 100"+of, l, disk, base.bytes)
 	return nil
 }
 
@@ -52,7 +62,7 @@ func (b *bench) ingest(ctx context.Context) error {
 // of a stream is stored as it came, and weighs little on the disk of many.
 func (b *bench) single(ctx context.Context) error {
 	events := b.size(640_000, 3_200)
-	plans := b.plans(ingestEndpoints, events, 1)
+	plans := b.mix.plans(ingestEndpoints, events, 1)
 	base, err := b.publishBaseline(ctx, plans[0], b.size(20_000, 1_000))
 	if err != nil {
 		return err

@@ -74,7 +74,7 @@ func (b *bench) latencyRun(ctx context.Context, m *manager, seconds int) ([]time
 	if err != nil {
 		return nil, err
 	}
-	bodies := b.mix.bodies(b.plans(ingestEndpoints, seconds*latencyRate, latencyBatch))
+	bodies := b.mix.bodies(b.mix.plans(ingestEndpoints, seconds*latencyRate, latencyBatch))
 	hashes, err := hashesOf(bodies)
 	if err != nil {
 		return nil, err

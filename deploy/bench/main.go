@@ -41,13 +41,15 @@ type bench struct {
 	dir, binary, root string
 	short             bool
 	scale             float64
-	mix               *mix
-	rules             string
-	rulesName         string
-	figures           []figure
-	notes             []string
-	profile           string
-	loadAverage       string
+	// mix is what endpoints send, host what the goals of ingest are measured
+	// with, where there are recordings.
+	mix, host   *mix
+	rules       string
+	rulesName   string
+	figures     []figure
+	notes       []string
+	profile     string
+	loadAverage string
 }
 
 func main() {
@@ -128,8 +130,15 @@ func (b *bench) prepare(ctx context.Context) error {
 			return fmt.Errorf("build standalone: %w\n%s", err, text)
 		}
 	}
-	if b.mix, err = loadMix(testdata); err != nil {
-		return err
+	b.mix = sampleMix()
+	if testdata != "" {
+		if b.mix, err = recordedMix("all recordings", testdata, recordings...); err != nil {
+			return err
+		}
+		b.mix.shuffle()
+		if b.host, err = recordedMix("the recording of a busy host", testdata, busyHost); err != nil {
+			return err
+		}
 	}
 	b.rules = filepath.Join(b.dir, "rules")
 	if b.rulesName, err = writeRules(testdata, b.rules); err != nil {

@@ -27,12 +27,10 @@ func (m *mix) plans(endpoints, events, batch int) []plan {
 
 // ingest measures batches of 100 events, as agents with much to say send them.
 func (b *bench) ingest(ctx context.Context) error {
-	if b.host != nil {
-		if err := b.ingestOf(ctx, b.host, ", a busy host"); err != nil {
-			return err
-		}
+	if err := b.ingestOf(ctx, b.mix, ""); err != nil || b.all == nil {
+		return err
 	}
-	return b.ingestOf(ctx, b.mix, "")
+	return b.ingestOf(ctx, b.all, ", all recordings")
 }
 
 // ingestOf measures events of a mix, which the names of the figures end with.

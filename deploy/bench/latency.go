@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -74,7 +75,8 @@ func (b *bench) latencyRun(ctx context.Context, m *manager, seconds int) ([]time
 	if err != nil {
 		return nil, err
 	}
-	bodies := b.mix.bodies(b.mix.plans(ingestEndpoints, seconds*latencyRate, latencyBatch))
+	events := cmp.Or(b.all, b.mix) // in that of one host alerts are rare
+	bodies := events.bodies(events.plans(ingestEndpoints, seconds*latencyRate, latencyBatch))
 	hashes, err := hashesOf(bodies)
 	if err != nil {
 		return nil, err

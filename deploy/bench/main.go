@@ -41,9 +41,9 @@ type bench struct {
 	dir, binary, root string
 	short             bool
 	scale             float64
-	// mix is what endpoints send, host what the goals of ingest are measured
-	// with, where there are recordings.
-	mix, host   *mix
+	// mix is what endpoints send, all what they send that have more to tell,
+	// nil without recordings.
+	mix, all    *mix
 	rules       string
 	rulesName   string
 	figures     []figure
@@ -132,13 +132,13 @@ func (b *bench) prepare(ctx context.Context) error {
 	}
 	b.mix = sampleMix()
 	if testdata != "" {
-		if b.mix, err = recordedMix("all recordings", testdata, recordings...); err != nil {
+		if b.mix, err = recordedMix("the recording of a busy host", testdata, busyHost); err != nil {
 			return err
 		}
-		b.mix.shuffle()
-		if b.host, err = recordedMix("the recording of a busy host", testdata, busyHost); err != nil {
+		if b.all, err = recordedMix("all recordings", testdata, recordings...); err != nil {
 			return err
 		}
+		b.all.shuffle()
 	}
 	b.rules = filepath.Join(b.dir, "rules")
 	if b.rulesName, err = writeRules(testdata, b.rules); err != nil {

@@ -43,6 +43,8 @@ type world struct {
 	consumer jetstream.Consumer
 	target   *httptest.Server
 	dir      string
+	// last is the sequence of the newest alert.
+	last uint64
 
 	mu    sync.Mutex
 	taken []string
@@ -173,9 +175,11 @@ func (w *world) raise(n int) []string {
 
 func (w *world) publish(m *nats.Msg) string {
 	w.t.Helper()
-	if _, err := w.all.JS.PublishMsg(w.t.Context(), m); err != nil {
+	ack, err := w.all.JS.PublishMsg(w.t.Context(), m)
+	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.last = ack.Sequence
 	return m.Header.Get(nats.MsgIdHdr)
 }
 
@@ -206,8 +210,9 @@ func eventually(t *testing.T, what string, check func() error) {
 func (w *world) settled() {
 	w.t.Helper()
 	eventually(w.t, "everything acknowledged", func() error {
-		if i := w.info(); i.NumPending != 0 || i.NumAckPending != 0 {
-			return fmt.Errorf("%d pending, %d without acknowledgement", i.NumPending, i.NumAckPending)
+		// The consumer hears of a message a moment after its publisher does.
+		if i := w.info(); i.NumPending != 0 || i.NumAckPending != 0 || i.Delivered.Stream < w.last {
+			return fmt.Errorf("%d pending, %d without acknowledgement, delivered up to %d of %d", i.NumPending, i.NumAckPending, i.Delivered.Stream, w.last)
 		}
 		return nil
 	})

@@ -70,11 +70,11 @@ const busyHost = "gene-engine-bench"
 
 // recordedMix returns the events of recordings below dir, one recording after
 // the other.
-func recordedMix(name, dir string, recordings ...string) (*mix, error) {
+func recordedMix(name, dir string, files ...string) (*mix, error) {
 	m := &mix{name: name}
 	n := 0
-	for _, name := range recordings {
-		err := eachLine(filepath.Join(dir, "data", "events", name+".jsonl.gz"), func(line []byte) {
+	for _, file := range files {
+		err := eachLine(filepath.Join(dir, "data", "events", file+".jsonl.gz"), func(line []byte) {
 			if len(line) > maxRecord {
 				return
 			}

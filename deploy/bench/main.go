@@ -41,8 +41,8 @@ type bench struct {
 	dir, binary, root string
 	short             bool
 	scale             float64
-	// mix is what endpoints send, all what they send that have more to tell,
-	// nil without recordings.
+	// mix is what endpoints send, all every recording, with more alerts; nil
+	// without recordings.
 	mix, all    *mix
 	rules       string
 	rulesName   string

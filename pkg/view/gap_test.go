@@ -389,6 +389,9 @@ func TestDeletedFromWithin(t *testing.T) {
 	if err := c.Wait(t.Context(), last); err != nil {
 		t.Fatal(err)
 	}
+	if err := c.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if n := c.count("s.a"); !c.Ready() || n != 12 || c.metric("view_missing_messages_total") != 3 || c.metric("view_gap") != 0 {
 		t.Errorf("ready %v with %d messages, %v missing", c.Ready(), n, c.metric("view_missing_messages_total"))
 	}

@@ -191,6 +191,7 @@ func (v *View) Position() uint64 {
 }
 
 // Wait returns when the message with sequence seq, or a later one, is folded.
+// Ready, which also looks at what is to come, may tell of it a moment later.
 func (v *View) Wait(ctx context.Context, seq uint64) error {
 	v.mu.Lock()
 	if v.seq >= seq {

@@ -153,8 +153,11 @@ func TestFoldsOnceAcrossRestartsAndRebuild(t *testing.T) {
 	if err := c.Wait(t.Context(), last); err != nil {
 		t.Fatal(err)
 	}
-	if !c.Ready() || c.Position() != last {
-		t.Errorf("ready %v at %d, want true at %d", c.Ready(), c.Position(), last)
+	if err := c.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if c.Position() != last {
+		t.Errorf("at %d, want %d", c.Position(), last)
 	}
 	c.stop()
 	last = publish(t, c.bus, "s.a", 50)

@@ -14,6 +14,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/config"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
 	"github.com/nightjar-edr/nightjar/services/standalone/internal/history"
+	"github.com/nightjar-edr/nightjar/services/standalone/internal/procs"
 	"github.com/nightjar-edr/nightjar/services/standalone/manager"
 )
 
@@ -67,6 +68,7 @@ func run(args []string) int {
 	cfg.Notice = func(s string) { fmt.Fprintln(os.Stdout, s) }
 	m, err := manager.New(*cfg)
 	if err == nil {
+		go procs.Run(ctx)
 		err = m.Run(ctx)
 	}
 	switch {

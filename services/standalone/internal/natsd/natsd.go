@@ -73,6 +73,7 @@ func (s *Server) Err() error {
 
 // Start starts the server and waits until it accepts connections.
 func Start(cfg Config) (*Server, error) {
+	slowClock()
 	s := &Server{Seeds: map[string][]byte{}, failure: failure{failed: make(chan struct{})}}
 	opts := &server.Options{
 		ServerName:         "nightjar",

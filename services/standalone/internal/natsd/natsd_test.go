@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server/ats"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -308,5 +309,29 @@ func TestUserKey(t *testing.T) {
 	}
 	if _, _, err := natsd.UserKey(filepath.Join(dir, "missing"), siem); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no folder: %v", err)
+	}
+}
+
+// The server's clock goes, and wakes the process once a second, not 10 times:
+// with the first stream, and with those that a server finds at its start.
+func TestClock(t *testing.T) {
+	dir := t.TempDir()
+	for range 2 {
+		r := start(t, natsd.Config{Dir: dir})
+		if err := stream.Ensure(t.Context(), r.service(t, access.Rules).JS, stream.Alerts, stream.Limits{}); err != nil {
+			t.Fatal(err)
+		}
+		var set []time.Time
+		last := ats.AccessTime()
+		for end := time.Now().Add(20 * time.Second); len(set) < 3 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+			if now := ats.AccessTime(); now != last {
+				set, last = append(set, time.Unix(0, now)), now
+			}
+		}
+		// Each is at a beat, or late and before the next one.
+		if len(set) < 3 || set[2].Sub(set[0]) <= time.Second || time.Since(set[2]) > 20*time.Second {
+			t.Errorf("set at %v", set)
+		}
+		r.Stop()
 	}
 }

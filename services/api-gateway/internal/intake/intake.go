@@ -33,6 +33,10 @@ const (
 	// holdFactor times as long as the write took, at most holdTime.
 	holdFactor = 4
 	holdTime   = 4 * time.Millisecond
+	// Where manyTogether endpoints or more send within manyTime, it is for as many
+	// as do: those who send seldom are not about to send again, but others are.
+	manyTogether = 8
+	manyTime     = 20 * time.Millisecond
 	// writeTimeout is how long the acknowledgement of a message may take.
 	writeTimeout = 10 * time.Second
 	// directAfter is how long everything goes one by one when something could
@@ -76,6 +80,8 @@ type Intake struct {
 	// Nothing is written before holdUntil unless holdFor batches wait.
 	holdUntil time.Time
 	holdFor   int
+	// senders tell whether many endpoints send, each of them seldom.
+	senders senders
 	// Before directUntil everything goes one by one. failed is for how long
 	// since the last write, 0 when that went well.
 	directUntil time.Time
@@ -92,7 +98,7 @@ type waiting struct {
 
 // New returns an Intake. The stream must be there before something is published.
 func New(cfg Config) *Intake {
-	q := &Intake{cfg: cfg, pending: newPending()}
+	q := &Intake{cfg: cfg, pending: newPending(), senders: newSenders(time.Now())}
 	q.metrics = newMetrics(cfg.Metrics, cfg.Subsystem, q)
 	return q
 }
@@ -120,7 +126,9 @@ func (q *Intake) Prepare(b message.Joined) *Prepared {
 		return &Prepared{msg: b.BatchMsg(b.Text, b.Count), large: true}
 	}
 	q.mu.Lock()
-	straight := q.straight(time.Now())
+	now := time.Now()
+	q.senders.add(b.Endpoint, now)
+	straight := q.straight(now)
 	q.mu.Unlock()
 	if straight {
 		return &Prepared{msg: b.BatchMsg(b.Text, b.Count)}
@@ -275,10 +283,14 @@ func (q *Intake) write(group []waiting) {
 }
 
 // hold has the next message wait for those whose batches were just answered, sent
-// of them, but not much longer than writing takes. q.mu is held.
+// of them, but not much longer than writing takes, or for as many of many
+// endpoints. q.mu is held.
 func (q *Intake) hold(took time.Duration, sent int) {
-	wait := min(holdFactor*took, holdTime)
-	q.holdFor, q.holdUntil = min(sent+len(q.queue), maxTogether), time.Now().Add(wait)
+	n, wait := sent+len(q.queue), min(holdFactor*took, holdTime)
+	if many := q.senders.within(manyTime); many >= manyTogether {
+		n, wait = max(n, many), manyTime
+	}
+	q.holdFor, q.holdUntil = min(n, maxTogether), time.Now().Add(wait)
 	time.AfterFunc(wait, func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()

@@ -149,7 +149,8 @@ func (w *watched) meet(ctx context.Context, agents []*agent) error {
 	return err
 }
 
-// work lets every agent poll and send at its own time.
+// work lets every agent poll and send at its own time: half of them send with
+// every odd poll, the others with every even one.
 func (w *watched) work(ctx context.Context, agents []*agent, bodies [][]body, began time.Time, length time.Duration) error {
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
@@ -165,7 +166,7 @@ func (w *watched) work(ctx context.Context, agents []*agent, bodies [][]body, be
 				}
 				own.late = max(own.late, time.Since(due))
 				due = due.Add(pollEvery)
-				if err := own.round(a, bodies[i], round); err != nil {
+				if err := own.round(a, bodies[i], round+i%2); err != nil {
 					return err
 				}
 			}

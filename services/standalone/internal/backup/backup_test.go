@@ -25,7 +25,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"))
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGoRoutine.func1"),
+		// The clock of all servers, which goes on.
+		goleak.IgnoreAnyFunction("github.com/nightjar-edr/nightjar/services/standalone/internal/natsd.keepTime"))
 }
 
 const endpoint = "03e31275-2277-d8e0-bb5f-480fac7ee4ef"

@@ -27,12 +27,16 @@ var serverTime atomic.Int64
 var serverClockDone chan struct{}
 
 // slowClock ends the clock of the server's own, or has it end when it begins, and
-// sets the time for as long as the process runs. The server sends to the same
+// keeps the time for as long as the process runs. The server sends to the same
 // channel when its last stream is closed: that ends the next one.
 var slowClock = sync.OnceFunc(func() {
 	select {
 	case serverClockDone <- struct{}{}:
 	default: // what a server before this one has sent waits there
 	}
-	go lifecycle.Repeat(context.Background(), tick, func() { serverTime.Store(time.Now().UnixNano()) })
+	go keepTime()
 })
+
+func keepTime() {
+	lifecycle.Repeat(context.Background(), tick, func() { serverTime.Store(time.Now().UnixNano()) })
+}

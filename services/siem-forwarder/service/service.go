@@ -24,8 +24,9 @@ const (
 	fetchBytes = 2 * stream.MaxMessage
 	// grace is how long an exchange in hand may take when the service stops.
 	grace = 10 * time.Second
-	// idle is how long a request for alerts waits.
-	idle = 5 * time.Second
+	// idle is how long a request for alerts waits, and the process for it when it
+	// stops.
+	idle = 2 * time.Second
 )
 
 var errStarting = errors.New("starting")
@@ -127,22 +128,23 @@ func (s *Service) follow(ctx context.Context, consumer jetstream.Consumer, pause
 
 // fetch waits for an alert, and for those that come while it lingers.
 func (s *Service) fetch(ctx context.Context, consumer jetstream.Consumer) ([]*held, error) {
-	list, err := s.take(ctx, consumer, 1, idle)
+	list, err := s.take(consumer, 1, idle)
 	if err != nil || len(list) == 0 || s.cfg.Batch == 1 || ctx.Err() != nil {
 		return list, err
 	}
-	more, err := s.take(ctx, consumer, s.cfg.Batch-1, s.cfg.Linger)
+	more, err := s.take(consumer, s.cfg.Batch-1, s.cfg.Linger)
 	if err != nil {
 		s.cfg.Log.Debug("fetch", "error", err) // the next one meets it, too
 	}
 	return append(list, more...), nil
 }
 
-// take fetches at most n alerts that come within a time.
-func (s *Service) take(ctx context.Context, consumer jetstream.Consumer, n int, within time.Duration) ([]*held, error) {
-	ctx, cancel := context.WithTimeout(ctx, within)
-	defer cancel()
-	batch, err := consumer.Fetch(n, jetstream.FetchContext(ctx), jetstream.FetchMaxBytes(fetchBytes))
+// take fetches at most n alerts that come within a time. The server says when the
+// time is over, behind the last alert. Who stops listening before, also because
+// the process stops, misses what is on its way, which comes again only when the
+// consumer has waited for its acknowledgement.
+func (s *Service) take(consumer jetstream.Consumer, n int, within time.Duration) ([]*held, error) {
+	batch, err := consumer.Fetch(n, jetstream.FetchMaxWait(within), jetstream.FetchMaxBytes(fetchBytes))
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +155,7 @@ func (s *Service) take(ctx context.Context, consumer jetstream.Consumer, n int, 
 			s.metrics.pending.Set(float64(meta.NumPending))
 		}
 	}
-	if err := batch.Error(); err != nil && ctx.Err() == nil && len(list) == 0 {
+	if err := batch.Error(); err != nil && len(list) == 0 {
 		return nil, err
 	}
 	return list, nil

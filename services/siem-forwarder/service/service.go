@@ -129,14 +129,19 @@ func (s *Service) follow(ctx context.Context, consumer jetstream.Consumer, pause
 // fetch waits for an alert, and for those that come while it lingers.
 func (s *Service) fetch(ctx context.Context, consumer jetstream.Consumer) ([]*held, error) {
 	list, err := s.take(consumer, 1, idle)
-	if err != nil || len(list) == 0 || s.cfg.Batch == 1 || ctx.Err() != nil {
+	if err != nil || len(list) == 0 {
 		return list, err
 	}
-	more, err := s.take(consumer, s.cfg.Batch-1, s.cfg.Linger)
-	if err != nil {
-		s.cfg.Log.Debug("fetch", "error", err) // the next one meets it, too
+	end := time.Now().Add(s.cfg.Linger)
+	for left := s.cfg.Linger; left > 0 && len(list) < s.cfg.Batch && ctx.Err() == nil; left = time.Until(end) {
+		more, err := s.take(consumer, s.cfg.Batch-len(list), min(left, idle))
+		if err != nil {
+			s.cfg.Log.Debug("fetch", "error", err) // the next one meets it, too
+			break
+		}
+		list = append(list, more...)
 	}
-	return append(list, more...), nil
+	return list, nil
 }
 
 // take fetches at most n alerts that come within a time. The server says when the

@@ -238,7 +238,11 @@ func ParseAlert(h nats.Header, data []byte) (Alert, error) {
 		return fail(HeaderRules, err)
 	}
 	var added event.Span
-	if _, err = fmt.Sscanf(h.Get(HeaderAdded), "%d-%d", &added.Start, &added.End); err != nil {
+	start, end, _ := strings.Cut(h.Get(HeaderAdded), "-")
+	if added.Start, err = strconv.Atoi(start); err != nil {
+		return fail(HeaderAdded, err)
+	}
+	if added.End, err = strconv.Atoi(end); err != nil {
 		return fail(HeaderAdded, err)
 	}
 	if added.Start < 0 || added.End < added.Start || added.End > len(data) {

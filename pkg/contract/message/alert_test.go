@@ -103,3 +103,52 @@ func TestAlertRoundTrip(t *testing.T) {
 		}
 	}
 }
+
+// TestParseAlertRefusesSpans checks that a header that does not name a span of
+// the payload is told of, and not read as far as it goes.
+func TestParseAlertRefusesSpans(t *testing.T) {
+	a := message.Alert{Endpoint: endpoint, Received: received, Time: received, Line: []byte(`{"Event":{}}`), Signatures: []string{"S"}, Origin: message.OriginManager}
+	m, err := a.Msg()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := message.ParseAlert(m.Header, m.Data); err != nil {
+		t.Fatal(err)
+	}
+	for _, span := range []string{"", "1", "-", "1-", "-2", "-1-2", "5-3", "0-9999", "1-2x", "1-2-3", "1 -2"} {
+		m.Header.Set(message.HeaderAdded, span)
+		if got, err := message.ParseAlert(m.Header, m.Data); err == nil || !strings.Contains(err.Error(), message.HeaderAdded) {
+			t.Errorf("%q gives the line %q, error %v", span, got.Line, err)
+		}
+	}
+}
+
+// BenchmarkAlert makes the message of an alert and reads it back.
+func BenchmarkAlert(b *testing.B) {
+	line := []byte(`{"Event":{"EventData":{"CommandLine":"` + strings.Repeat("x", 1000) + `"},"GeneInfo":{"Signature":["A"],"Criticality":8}}}`)
+	a := message.Alert{
+		Endpoint: endpoint, Hostname: "WS-01", IP: "192.0.2.7", Received: received, Time: received, Timed: true,
+		Hash: event.HashOf(line), Line: line, Signatures: []string{"A"}, Criticality: 8, Origin: message.OriginManager,
+		Rules: []message.RuleInfo{{Name: "A", Criticality: 8, ATTACK: []event.Attack{{ID: "T1059", Tactic: "execution"}}}},
+	}
+	m, err := a.Msg()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("make", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := a.Msg(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("read", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := message.ParseAlert(m.Header, m.Data); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

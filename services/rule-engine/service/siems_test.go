@@ -53,13 +53,14 @@ func TestSIEMsAreWatched(t *testing.T) {
 	w := newSIEMWatch(reg, own.JS, lifecycle.Discard(), []string{"used", "unused"})
 	want := func(lines string) {
 		t.Helper()
-		for _, name := range w.names {
-			w.look(t.Context(), name)
-		}
-		if err := testutil.GatherAndCompare(reg, strings.NewReader(lines), "nightjar_rule_engine_siem_pending_alerts",
-			"nightjar_rule_engine_siem_unacknowledged_alerts", "nightjar_rule_engine_siem_deliveries_total"); err != nil {
-			t.Error(err)
-		}
+		// A consumer learns of a message a moment after the stream has it.
+		eventually(t, func() error {
+			for _, name := range w.names {
+				w.look(t.Context(), name)
+			}
+			return testutil.GatherAndCompare(reg, strings.NewReader(lines), "nightjar_rule_engine_siem_pending_alerts",
+				"nightjar_rule_engine_siem_unacknowledged_alerts", "nightjar_rule_engine_siem_deliveries_total")
+		})
 	}
 	const unused = `# HELP nightjar_rule_engine_siem_pending_alerts Alerts that a SIEM has not fetched yet. No value while NATS does not tell.
 # TYPE nightjar_rule_engine_siem_pending_alerts gauge

@@ -140,8 +140,8 @@ func (d *Duration) String() string {
 // Set reads a duration that is not negative.
 func (d *Duration) Set(s string) error {
 	if days, ok := strings.CutSuffix(s, "d"); ok {
-		var n int
-		if _, err := fmt.Sscanf(days+";", "%d;", &n); err != nil || n < 0 || n > 100_000 {
+		n, err := strconv.Atoi(days)
+		if err != nil || n < 0 || n > 100_000 {
 			return fmt.Errorf("want a duration such as 30d, 12h or 0")
 		}
 		*d = Duration(n) * Duration(24*time.Hour)

@@ -240,7 +240,7 @@ func TestDuration(t *testing.T) {
 		"0": 0, "0d": 0, "30d": 30 * day, "24h": day, "12h": day / 2, "1h30m": config.Duration(90 * time.Minute),
 		"36h": day + day/2, "100000d": 100_000 * day, "1ns": 1,
 	}, map[string]string{"24h": "1d", "720h": "30d", "36h": "36h0m0s", "0": "0s"},
-		[]string{"", "d", "30", "-1d", "-1h", "1.5d", "100001d", "30dd", "1d12h", "soon", "30d ", "9999999999999999999d"})
+		[]string{"", "d", "30", "-1d", "-1h", "1.5d", "100001d", "30dd", "1d12h", "soon", "30d ", " 30d", "30;9d", "9999999999999999999d"})
 }
 
 func TestBytes(t *testing.T) {

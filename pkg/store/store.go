@@ -17,6 +17,15 @@ import (
 // ErrInUse means that another process has the store open.
 var ErrInUse = errors.New("in use by another process")
 
+// A process that is killed between creating a file of a memtable or of values and
+// giving it a size leaves it empty. Badger then gives it its size, fails with
+// cutFile, and takes the file when it is opened again (its issue 2207). There is
+// one such file to a crash, so cutFiles is more than enough.
+const (
+	cutFile  = "Create a new file"
+	cutFiles = 8
+)
+
 // Options choose how a store is opened.
 type Options struct {
 	// Dir is the store's own folder, made if missing.
@@ -87,6 +96,13 @@ func open(o Options, every, after time.Duration) (*DB, error) {
 			WithIndexCacheSize(16 << 20).WithValueLogFileSize(256 << 20)
 	}
 	db, err := badger.Open(opts)
+	for range cutFiles {
+		if err == nil || !strings.Contains(err.Error(), cutFile) {
+			break
+		}
+		badgerLog{o.Log}.Warningf("a file was cut off while it was made, the store is opened again: %v", err)
+		db, err = badger.Open(opts)
+	}
 	if err != nil {
 		if strings.Contains(err.Error(), "Another process is using this Badger database") ||
 			strings.Contains(err.Error(), "Cannot acquire directory lock") {

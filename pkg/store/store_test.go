@@ -116,6 +116,65 @@ func TestSize(t *testing.T) {
 	}
 }
 
+// A store whose process was killed while it made a file, which is empty then, is
+// opened and holds what it held.
+func TestFilesCutOff(t *testing.T) {
+	values := map[string][]byte{"small": []byte("v"), "large": bytes.Repeat([]byte("v"), 2<<20)}
+	for name, o := range options(t) {
+		for _, files := range [][]string{{"00002.mem"}, {"000002.vlog"}, {"00002.mem", "00003.mem", "000002.vlog", "000003.vlog"}} {
+			t.Run(name+" "+strings.Join(files, " "), func(t *testing.T) {
+				live := o
+				live.Dir = t.TempDir()
+				db := open(t, live)
+				for key, value := range values {
+					if err := db.Update(func(txn *badger.Txn) error { return txn.Set([]byte(key), value) }); err != nil {
+						t.Fatal(err)
+					}
+				}
+				// What a process that is killed leaves are the files as they are now.
+				cut := live
+				cut.Dir = t.TempDir()
+				if err := os.CopyFS(cut.Dir, os.DirFS(live.Dir)); err != nil {
+					t.Fatal(err)
+				}
+				for _, file := range files {
+					f, err := os.OpenFile(filepath.Join(cut.Dir, file), os.O_CREATE|os.O_EXCL, 0o600)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := f.Close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for range 2 {
+					db, err := store.Open(cut)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for key, value := range values {
+						if err := db.View(func(txn *badger.Txn) error {
+							item, err := txn.Get([]byte(key))
+							if err != nil {
+								return err
+							}
+							got, err := item.ValueCopy(nil)
+							if !bytes.Equal(got, value) {
+								t.Errorf("%s: %d other bytes", key, len(got))
+							}
+							return err
+						}); err != nil {
+							t.Errorf("%s: %v", key, err)
+						}
+					}
+					if err := db.Close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
+
 func TestOpenFails(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {

@@ -203,6 +203,50 @@ func TestReadDrops(t *testing.T) {
 	}
 }
 
+// TestWhole demands that a file that changes while it is read is refused.
+func TestWhole(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "tool"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	look := func() os.FileInfo {
+		t.Helper()
+		st, err := f.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+	empty := look()
+	if _, err := f.WriteString("tool"); err != nil {
+		t.Fatal(err)
+	}
+	full := look()
+	for _, tc := range []struct {
+		name   string
+		before os.FileInfo
+		read   int64
+		whole  bool
+	}{
+		{"as it is", full, 4, true},
+		{"read in part", full, 3, false},
+		{"read beyond", full, 5, false},
+		{"grown", empty, 4, false},
+		{"grown after it was read", empty, 0, false},
+	} {
+		if err := whole(f, tc.before, tc.read); (err == nil) != tc.whole {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+	}
+	if err := os.Chtimes(f.Name(), time.Time{}, full.ModTime().Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if err := whole(f, full, 4); err == nil {
+		t.Error("a file that was written again is taken")
+	}
+}
+
 // TestReadDropsFit has many small files fit into a record together.
 func TestReadDropsFit(t *testing.T) {
 	store := newStore(t)

@@ -186,12 +186,18 @@ func readDrop(ctx context.Context, root *os.Root, name string, up *Uploads) (*me
 		return nil, err
 	}
 	defer f.Close()
+	if st, err = f.Stat(); err != nil {
+		return nil, err
+	}
 	bounded := io.LimitReader(f, MaxDropFile+1)
 	head, err := io.ReadAll(io.LimitReader(bounded, message.MaxInlineBlob+1))
 	if err != nil {
 		return nil, err
 	}
 	if len(head) <= message.MaxInlineBlob {
+		if err := whole(f, st, int64(len(head))); err != nil {
+			return nil, err
+		}
 		return &message.CommandBlob{Data: head, Size: int64(len(head))}, nil
 	}
 	if st.Size() > MaxDropFile {
@@ -207,7 +213,21 @@ func readDrop(ctx context.Context, root *os.Root, name string, up *Uploads) (*me
 	case blob.Size > MaxDropFile: // it grew
 		return nil, fmt.Errorf("larger than %d bytes", MaxDropFile)
 	}
+	if err := whole(f, st, blob.Size); err != nil {
+		return nil, err
+	}
 	return blob, nil
+}
+
+// whole demands that so many bytes read are all of a file, which has not changed
+// since it was looked at: one that is written meanwhile would be handed out in
+// part. A writer that pauses in between is not noticed.
+func whole(f *os.File, before os.FileInfo, read int64) error {
+	now, err := f.Stat()
+	if err == nil && (read != before.Size() || now.Size() != before.Size() || !now.ModTime().Equal(before.ModTime())) {
+		err = errors.New("it changed while it was read")
+	}
+	return err
 }
 
 // inlineBudget is what all values of a command together may take within its

@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -49,13 +47,9 @@ type chaosResult struct {
 // droppedTool is the file that commands drop.
 var droppedTool = bytes.Repeat([]byte("dropped tool "), 60<<10)
 
-func newChaosDesk(c *chaos, e endpoint) *chaosDesk {
-	d := &chaosDesk{e: e, drop: droppedTool, queued: map[string]chaosCommand{},
+func newChaosDesk(e endpoint) *chaosDesk {
+	return &chaosDesk{e: e, drop: droppedTool, queued: map[string]chaosCommand{},
 		cancelled: map[string]bool{}, handed: map[string]chaosResult{}}
-	if err := os.WriteFile(filepath.Join(c.drops, "tool"), d.drop, 0o600); err != nil {
-		c.t.Fatal(err)
-	}
-	return d
 }
 
 // waiting returns how many commands were asked for and did not come yet.

@@ -10,6 +10,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -117,8 +119,11 @@ func (c *chaos) work() *workload {
 	c.client(100, w.lists.step)
 	c.client(20, w.rules.step)
 	c.client(30, w.endpoints.step)
+	if err := os.WriteFile(filepath.Join(c.drops, "tool"), droppedTool, 0o600); err != nil {
+		c.t.Fatal(err)
+	}
 	for i := range 2 {
-		d := newChaosDesk(c, p.enrol())
+		d := newChaosDesk(p.enrol())
 		w.desks = append(w.desks, d)
 		c.client(40+uint64(i), d.ask)
 		c.client(50+uint64(i), d.execute)

@@ -4,11 +4,17 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"path/filepath"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 )
 
 // chaosRemovals is an operator who removes what an endpoint has stored, again
@@ -73,20 +79,55 @@ func (a *chaosAgent) again(c *chaos, r *rand.Rand) {
 }
 
 // current returns the alerts without those that a removal has overtaken on
-// their way to the stream, and which are deleted from it later.
-func (o *chaosRemovals) current(all []jetstream.Msg) []jetstream.Msg {
-	generation := func(m jetstream.Msg) string { return m.Headers().Get("Nightjar-Generation") }
-	last := ""
-	for _, m := range all {
-		if m.Headers().Get("Nightjar-Endpoint") == o.agent.e.UUID {
-			last = max(last, generation(m))
-		}
-	}
+// their way to the stream, and which are deleted from it later. After the last
+// removal there may be no alert, so its generation is read where it is recorded.
+func (o *chaosRemovals) current(p *proc, all []jetstream.Msg) []jetstream.Msg {
+	p.t.Helper()
+	last := p.lastRemoval(o.agent.e).Generation
 	var list []jetstream.Msg
 	for _, m := range all {
-		if m.Headers().Get("Nightjar-Endpoint") != o.agent.e.UUID || generation(m) == last {
+		if m.Headers().Get("Nightjar-Endpoint") != o.agent.e.UUID || message.GenerationOf(m.Headers()) >= last {
 			list = append(list, m)
 		}
 	}
 	return list
+}
+
+// lastRemoval reads the record of an endpoint's last removal, which is of no
+// generation where nothing was removed.
+func (p *proc) lastRemoval(e endpoint) (record message.RemovalRecord) {
+	p.t.Helper()
+	s, err := p.asBackup().Stream(p.t.Context(), "KV_removed")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	m, err := s.GetMsg(p.t.Context(), 1, jetstream.WithGetMsgSubject("$KV.removed."+e.UUID))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return record
+	} else if err != nil {
+		p.t.Fatal(err)
+	}
+	if err := json.Unmarshal(m.Data, &record); err != nil {
+		p.t.Fatal(err)
+	}
+	return record
+}
+
+// asBackup connects as whoever makes backups, who may read all streams.
+func (p *proc) asBackup() jetstream.JetStream {
+	p.t.Helper()
+	seed, err := nats.NkeyOptionFromSeed(filepath.Join(p.dir, "backup.nk"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	nc, err := nats.Connect("nats://"+p.nats, seed, nats.CustomInboxPrefix("_INBOX_backup"), nats.Timeout(10*time.Second))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return js
 }

@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nightjar-edr/nightjar/pkg/failpoint"
@@ -338,20 +337,7 @@ func (c *crashes) verify(w *workload) {
 // for anything else.
 func (c *crashes) deadLetters(p *proc, w *workload) {
 	c.t.Helper()
-	seed, err := nats.NkeyOptionFromSeed(filepath.Join(c.dir, "backup.nk"))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	nc, err := nats.Connect("nats://"+p.nats, seed, nats.CustomInboxPrefix("_INBOX_backup"), nats.Timeout(10*time.Second))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	s, err := js.Stream(c.t.Context(), "DEADLETTER")
+	s, err := p.asBackup().Stream(c.t.Context(), "DEADLETTER")
 	if err != nil {
 		c.t.Fatal(err)
 	}

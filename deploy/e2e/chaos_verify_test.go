@@ -134,7 +134,7 @@ func (c *chaos) siem(p *proc, w *workload) {
 	c.t.Helper()
 	sequence := map[string]uint64{}
 	delivered := map[uint64]bool{}
-	for _, m := range w.removals.current(p.alerts()) {
+	for _, m := range w.removals.current(p, p.alerts()) {
 		meta, err := m.Metadata()
 		if err != nil {
 			c.t.Fatal(err)

@@ -147,6 +147,7 @@ func (m *machine) on(remove ...string) *proc {
 		return p.ready()
 	})
 	m.fetch(files, "siem.nk", p.dir)
+	m.fetch(files, "backup.nk", p.dir)
 	return p
 }
 

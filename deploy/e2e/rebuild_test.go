@@ -50,11 +50,13 @@ func (p *proc) snapshot(endpoints ...endpoint) (map[string]string, error) {
 	return shown, nil
 }
 
-// forget removes the times of last contact.
+// forget removes the times of last contact, and whence it came: both are written
+// a moment later.
 func forget(value any) {
 	switch v := value.(type) {
 	case map[string]any:
 		delete(v, "last-connection")
+		delete(v, "ip")
 		for _, x := range v {
 			forget(x)
 		}

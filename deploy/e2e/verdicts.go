@@ -182,7 +182,7 @@ var verdictsRules = []section{
 		{title: "POST: unknown endpoint", verdict: same},
 		{title: "POST: empty object is a command", verdict: same},
 		{title: "POST: drop file that is missing on the manager: silently ignored", verdict: different,
-			why:  "A drop file that cannot be read is an error, never silently left out.",
+			why:  "A drop file that cannot be read, or that is written meanwhile, is an error, never left out or handed out in part.",
 			want: refused(`Failed to create command to execute: cannot read drop file "nosuchfile": no such file or directory`)},
 		{title: "POST: complete form (replaces the pending one); timeout is in nanoseconds", verdict: same},
 		{title: "GET while pending", verdict: same},

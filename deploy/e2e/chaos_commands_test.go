@@ -16,8 +16,7 @@ import (
 
 // chaosDesk is an endpoint that executes commands, and the operator who asks.
 type chaosDesk struct {
-	e    endpoint
-	drop []byte
+	e endpoint
 
 	mu sync.Mutex
 	// queued are the commands whose queueing was acknowledged, by their UUID.
@@ -48,7 +47,7 @@ type chaosResult struct {
 var droppedTool = bytes.Repeat([]byte("dropped tool "), 60<<10)
 
 func newChaosDesk(e endpoint) *chaosDesk {
-	return &chaosDesk{e: e, drop: droppedTool, queued: map[string]chaosCommand{},
+	return &chaosDesk{e: e, queued: map[string]chaosCommand{},
 		cancelled: map[string]bool{}, handed: map[string]chaosResult{}}
 }
 
@@ -127,8 +126,8 @@ func (d *chaosDesk) execute(c *chaos, r *rand.Rand) {
 	d.handed[cmd.UUID] = chaosResult{}
 	d.mu.Unlock()
 	for _, f := range cmd.Drop {
-		if !bytes.Equal(f.Data, d.drop) {
-			c.t.Errorf("command %s drops %d bytes, want %d", cmd.UUID, len(f.Data), len(d.drop))
+		if !bytes.Equal(f.Data, droppedTool) {
+			c.t.Errorf("command %s drops %d bytes, want %d", cmd.UUID, len(f.Data), len(droppedTool))
 		}
 	}
 	fetched := "{}"

@@ -4,14 +4,10 @@ package e2e
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"path/filepath"
-	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
@@ -83,7 +79,7 @@ func (a *chaosAgent) again(c *chaos, r *rand.Rand) {
 // removal there may be no alert, so its generation is read where it is recorded.
 func (o *chaosRemovals) current(p *proc, all []jetstream.Msg) []jetstream.Msg {
 	p.t.Helper()
-	last := p.lastRemoval(o.agent.e).Generation
+	last := p.lastRemoval(p.asBackup(), o.agent.e).Generation
 	var list []jetstream.Msg
 	for _, m := range all {
 		if m.Headers().Get("Nightjar-Endpoint") != o.agent.e.UUID || message.GenerationOf(m.Headers()) >= last {
@@ -93,39 +89,10 @@ func (o *chaosRemovals) current(p *proc, all []jetstream.Msg) []jetstream.Msg {
 	return list
 }
 
-// lastRemoval reads the record of an endpoint's last removal, which is of no
-// generation where nothing was removed.
-func (p *proc) lastRemoval(e endpoint) (record message.RemovalRecord) {
-	p.t.Helper()
-	s, err := p.asBackup().Stream(p.t.Context(), "KV_removed")
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	m, err := s.GetMsg(p.t.Context(), 1, jetstream.WithGetMsgSubject("$KV.removed."+e.UUID))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return record
-	} else if err != nil {
-		p.t.Fatal(err)
-	}
-	if err := json.Unmarshal(m.Data, &record); err != nil {
-		p.t.Fatal(err)
-	}
-	return record
-}
-
 // asBackup connects as whoever makes backups, who may read all streams.
 func (p *proc) asBackup() jetstream.JetStream {
 	p.t.Helper()
-	seed, err := nats.NkeyOptionFromSeed(filepath.Join(p.dir, "backup.nk"))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	nc, err := nats.Connect("nats://"+p.nats, seed, nats.CustomInboxPrefix("_INBOX_backup"), nats.Timeout(10*time.Second))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	p.t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(p.connect("backup"))
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -310,11 +310,17 @@ const everything = "?stop=9999-12-31T23:59:59Z"
 // siem connects as the SIEM.
 func (p *proc) siem() *nats.Conn {
 	p.t.Helper()
-	seed, err := nats.NkeyOptionFromSeed(filepath.Join(p.dir, "siem.nk"))
+	return p.connect("siem")
+}
+
+// connect connects to NATS as one of its users.
+func (p *proc) connect(user string) *nats.Conn {
+	p.t.Helper()
+	seed, err := nats.NkeyOptionFromSeed(filepath.Join(p.dir, user+".nk"))
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	opts := []nats.Option{seed, nats.CustomInboxPrefix("_INBOX_siem"), nats.Timeout(10 * time.Second)}
+	opts := []nats.Option{seed, nats.CustomInboxPrefix("_INBOX_" + user), nats.Timeout(10 * time.Second)}
 	if ca := filepath.Join(p.dir, "tls", "ca.pem"); fileExists(ca) {
 		opts = append(opts, nats.RootCAs(ca))
 	}

@@ -96,10 +96,7 @@ func open(o Options, every, after time.Duration) (*DB, error) {
 			WithIndexCacheSize(16 << 20).WithValueLogFileSize(256 << 20)
 	}
 	db, err := badger.Open(opts)
-	for range cutFiles {
-		if err == nil || !strings.Contains(err.Error(), cutFile) {
-			break
-		}
+	for try := 0; try < cutFiles && err != nil && strings.Contains(err.Error(), cutFile); try++ {
 		badgerLog{o.Log}.Warningf("a file was cut off while it was made, the store is opened again: %v", err)
 		db, err = badger.Open(opts)
 	}

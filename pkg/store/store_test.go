@@ -31,6 +31,19 @@ func open(t *testing.T, o store.Options) *store.DB {
 	return db
 }
 
+// get returns the value of a key.
+func get(db *store.DB, key string) (value []byte, err error) {
+	err = db.View(func(txn *badger.Txn) error {
+		item, err := txn.Get([]byte(key))
+		if err != nil {
+			return err
+		}
+		value, err = item.ValueCopy(nil)
+		return err
+	})
+	return value, err
+}
+
 func options(t *testing.T) map[string]store.Options {
 	t.Helper()
 	return map[string]store.Options{
@@ -51,15 +64,7 @@ func TestValues(t *testing.T) {
 			read := func(db *store.DB) {
 				t.Helper()
 				for _, size := range sizes {
-					var got []byte
-					err := db.View(func(txn *badger.Txn) error {
-						item, err := txn.Get([]byte(fmt.Sprintf("size/%d", size)))
-						if err != nil {
-							return err
-						}
-						got, err = item.ValueCopy(nil)
-						return err
-					})
+					got, err := get(db, fmt.Sprintf("size/%d", size))
 					if err != nil || !bytes.Equal(got, value(size)) {
 						t.Errorf("value of %d bytes: %d bytes, %v", size, len(got), err)
 					}
@@ -152,18 +157,8 @@ func TestFilesCutOff(t *testing.T) {
 						t.Fatal(err)
 					}
 					for key, value := range values {
-						if err := db.View(func(txn *badger.Txn) error {
-							item, err := txn.Get([]byte(key))
-							if err != nil {
-								return err
-							}
-							got, err := item.ValueCopy(nil)
-							if !bytes.Equal(got, value) {
-								t.Errorf("%s: %d other bytes", key, len(got))
-							}
-							return err
-						}); err != nil {
-							t.Errorf("%s: %v", key, err)
+						if got, err := get(db, key); err != nil || !bytes.Equal(got, value) {
+							t.Errorf("%s: %d bytes, %v", key, len(got), err)
 						}
 					}
 					if err := db.Close(); err != nil {
@@ -219,19 +214,8 @@ func TestCollectGarbage(t *testing.T) {
 	done := make(chan struct{})
 	go func() { store.CollectGarbage(ctx, db, time.Millisecond); close(done) }()
 	for range 100 {
-		if err := db.View(func(txn *badger.Txn) error {
-			item, err := txn.Get([]byte("key"))
-			if err != nil {
-				return err
-			}
-			return item.Value(func(v []byte) error {
-				if !bytes.Equal(v, value) {
-					return fmt.Errorf("%d other bytes", len(v))
-				}
-				return nil
-			})
-		}); err != nil {
-			t.Fatal(err)
+		if got, err := get(db, "key"); err != nil || !bytes.Equal(got, value) {
+			t.Fatalf("%d bytes, %v", len(got), err)
 		}
 	}
 	cancel()

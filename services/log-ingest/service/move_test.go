@@ -270,16 +270,20 @@ func TestLeaving(t *testing.T) {
 	complete := func(but int) {
 		t.Helper()
 		for e, want := range f.want {
-			got, err := f.ask(t.Context(), e)
-			// What reaches an announcement that ends is refused, and gateways ask again.
-			for end := time.Now().Add(10 * time.Second); subject.PartitionOf(e) != but && fault.Is(err, fault.Unavailable) && time.Now().Before(end); {
-				got, err = f.ask(t.Context(), e)
-			}
+			var got []string
+			var err error
 			if subject.PartitionOf(e) == but {
-				if !fault.Is(err, fault.Unavailable) {
+				if got, err = f.ask(t.Context(), e); !fault.Is(err, fault.Unavailable) {
 					t.Errorf("a dropped partition is answered: %d lines, %v", len(got), err)
 				}
-			} else if err != nil || !slices.Equal(got, want) {
+				continue
+			}
+			// What reaches an announcement that ends is refused, and gateways ask again.
+			r.eventually("the question is not refused", func() bool {
+				got, err = f.ask(t.Context(), e)
+				return !fault.Is(err, fault.Unavailable)
+			})
+			if err != nil || !slices.Equal(got, want) {
 				t.Errorf("%d lines of partition %d, %v, want %d", len(got), subject.PartitionOf(e), err, len(want))
 			}
 		}

@@ -182,6 +182,13 @@ func TestWriteFails(t *testing.T) {
 	if _, err := r.store.Write(t.Context(), io.MultiReader(bytes.NewReader(make([]byte, objects.ChunkSize+1)), iotest.ErrReader(broken))); !errors.Is(err, broken) || errors.Is(err, objects.ErrStore) {
 		t.Errorf("reader: %v", err)
 	}
+	// What HTTP says of a body that breaks off is not the end of the content.
+	for _, size := range []int{0, 1, objects.ChunkSize, objects.ChunkSize + 1} {
+		body := io.MultiReader(bytes.NewReader(make([]byte, size)), iotest.ErrReader(io.ErrUnexpectedEOF))
+		if d, err := r.store.Write(t.Context(), body); !errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, objects.ErrStore) {
+			t.Errorf("broken off after %d bytes: %+v, %v", size, d, err)
+		}
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := r.store.Write(ctx, strings.NewReader("x")); !errors.Is(err, objects.ErrStore) {
@@ -189,6 +196,33 @@ func TestWriteFails(t *testing.T) {
 	}
 	if n := r.contents(); n != 0 {
 		t.Errorf("%d contents left", n)
+	}
+}
+
+func TestRemove(t *testing.T) {
+	r := newRig(t)
+	kept, gone := r.put("kept", "x"), r.put("gone", strings.Repeat("x", objects.ChunkSize+1))
+	before, err := r.store.Size(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.store.Remove(t.Context(), gone.Name, gone.NUID); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := r.store.Info(t.Context(), gone.Name); err != nil || info.Seq != 0 {
+		t.Errorf("described as %+v, %v", info, err)
+	}
+	if got, err := r.client.GetString(t.Context(), kept.Name); err != nil || got != "x" || r.contents() != 1 {
+		t.Errorf("%d contents, the one kept is %q, %v", r.contents(), got, err)
+	}
+	if after, err := r.store.Size(t.Context()); err != nil || before-after < objects.ChunkSize+1 {
+		t.Errorf("%d bytes before, %d after, %v", before, after, err)
+	}
+	if err := r.js.DeleteObjectStore(t.Context(), stream.Containers); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.store.Remove(t.Context(), kept.Name, kept.NUID); !errors.Is(err, objects.ErrStore) {
+		t.Errorf("without the store: %v", err)
 	}
 }
 

@@ -106,12 +106,15 @@ func (s *Store) Write(ctx context.Context, r io.Reader) (_ *Draft, err error) {
 	h := sha256.New()
 	buf := make([]byte, ChunkSize)
 	for end := false; !end; {
-		n, err := io.ReadFull(r, buf)
-		switch {
-		case err == io.EOF || err == io.ErrUnexpectedEOF:
-			end = true
-		case err != nil:
-			return nil, err
+		// Not io.ReadFull: its error for content that ends is also r's for
+		// content that breaks off.
+		n := 0
+		for n < len(buf) && !end {
+			m, err := r.Read(buf[n:])
+			n += m
+			if end = err == io.EOF; err != nil && !end {
+				return nil, err
+			}
 		}
 		if n == 0 {
 			break
@@ -224,6 +227,27 @@ func (s *Store) describe(ctx context.Context, before Info, info jetstream.Object
 		return Info{}, fmt.Errorf("%w: describe: %w", ErrStore, err)
 	}
 	return Info{}, fmt.Errorf("%w: describe %w: %w", ErrStore, ErrUncertain, err)
+}
+
+// Remove removes an object without a trace, its content and its description;
+// nobody who follows the store learns of it. The description goes last, so that
+// a removal that breaks off can be taken up again. The error wraps ErrStore.
+func (s *Store) Remove(ctx context.Context, name, id string) error {
+	for _, subject := range []string{stream.ObjectChunks(s.name, id), s.metaSubject(name)} {
+		if err := s.stream.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
+			return fmt.Errorf("%w: remove %s: %w", ErrStore, name, err)
+		}
+	}
+	return nil
+}
+
+// Size returns how many bytes the store takes. Its error wraps ErrStore.
+func (s *Store) Size(ctx context.Context) (uint64, error) {
+	info, err := s.stream.Info(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("%w: size: %w", ErrStore, err)
+	}
+	return info.State.Bytes, nil
 }
 
 func (s *Store) metaSubject(name string) string {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -216,6 +217,22 @@ func TestContainersRefused(t *testing.T) {
 			a := r.do(tc.method, r.svc.AdminAddr(), tc.path, tc.body, tc.header)
 			if a.code != tc.code || !strings.Contains(a.body, tc.holds) || tc.code == 200 && !strings.Contains(a.body, `"NOK"`) {
 				t.Errorf("%d %s, want %d %s", a.code, a.body, tc.code, tc.holds)
+			}
+		})
+	}
+	// A client that is ended, or cut off, sends what the server takes for the end.
+	for name, head := range map[string]string{
+		"breaks off":           "Content-Length: 1000\r\n\r\ny\nz\n",
+		"breaks off in chunks": "Transfer-Encoding: chunked\r\n\r\n4\r\ny\nz\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn := r.dial(r.svc.AdminAddr())
+			fmt.Fprintf(conn, "PUT /containers/a HTTP/1.1\r\nHost: x\r\nApi-Key: %s\r\n%s", adminKey, head)
+			if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if reply, err := io.ReadAll(conn); err != nil || !bytes.HasPrefix(reply, []byte("HTTP/1.1 400 ")) {
+				t.Errorf("%q, %v, want 400", reply, err)
 			}
 		})
 	}

@@ -289,11 +289,7 @@ func TestLogsRefused(t *testing.T) {
 	t.Run("plain body breaks off", func(t *testing.T) {
 		r := newRig(t, nil)
 		e := r.endpoint()
-		conn, err := net.Dial("tcp", r.svc.AgentAddr())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
+		conn := r.dial(r.svc.AgentAddr())
 		fmt.Fprintf(conn, "POST /logs HTTP/1.1\r\nHost: x\r\nUUID: %s\r\nApi-Key: %s\r\nHostname: H\r\nContent-Length: 1000\r\n\r\n{\"a\":1}\n{\"b\":", e.UUID, e.Key)
 		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 			t.Fatal(err)

@@ -212,9 +212,9 @@ func (r *rig) rawLogs(conn net.Conn, e message.Endpoint, size int) {
 	fmt.Fprintf(conn, "POST /logs HTTP/1.1\r\nHost: x\r\nUUID: %s\r\nApi-Key: %s\r\nHostname: H\r\nContent-Length: %d\r\n\r\n", e.UUID, e.Key, size)
 }
 
-func (r *rig) dial() net.Conn {
+func (r *rig) dial(address string) net.Conn {
 	r.t.Helper()
-	conn, err := net.Dial("tcp", r.svc.AgentAddr())
+	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -227,7 +227,7 @@ func (r *rig) dial() net.Conn {
 
 func TestStalledTransferEnds(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.ProgressTimeout = 100 * time.Millisecond })
-	conn := r.dial()
+	conn := r.dial(r.svc.AgentAddr())
 	r.rawLogs(conn, r.endpoint(), 1000)
 	if reply, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(reply), "HTTP/1.1 400 ") {
 		t.Errorf("%q, %v", reply, err)
@@ -238,7 +238,7 @@ func TestSlowTransferGoesOn(t *testing.T) {
 	const timeout = time.Second
 	r := newRig(t, func(c *Config) { c.ProgressTimeout = timeout })
 	e := r.endpoint()
-	conn := r.dial()
+	conn := r.dial(r.svc.AgentAddr())
 	answers := bufio.NewReader(conn)
 	for range 2 { // on the same connection
 		line := `{"slow":true,"x":"yyyyyyy"}`

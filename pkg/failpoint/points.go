@@ -63,8 +63,6 @@ const (
 
 // Commands.
 const (
-	// FileMidUpload: the next part of a command's file, dropped or fetched, goes to the object store.
-	FileMidUpload Point = "api-gateway/file-mid-upload"
 	// CommandBeforeQueue: a command's files are stored and it is not queued.
 	CommandBeforeQueue Point = "api-gateway/command-before-queue"
 	// CommandBeforeDeliver: a command is marked as sent, nothing of it has gone out.
@@ -161,7 +159,7 @@ var cleared = []string{"INTAKE", "EVENTS", "DEADLETTER", "ALERTS", "OBJ_artifact
 
 // stores are the parts of ObjectMidWrite: the object stores that are written
 // by way of pkg/objects under the load of the crash tests.
-var stores = []string{"artifacts"}
+var stores = []string{"artifacts", "files"}
 
 // List returns every point as NIGHTJAR_FAILPOINTS names it.
 func List() []string {
@@ -171,7 +169,7 @@ func List() []string {
 		IntakeBeforeWrite, IntakeAfterWrite, IntakeBeforeMove, IntakeAfterMove, IntakeBeforeAdopt,
 		AlertsBeforePublish, AlertsMidPublish, AlertsBeforeAck, BatchAfterAck,
 		RulesBeforeWrite, RulesAfterWrite, ReloadBeforeReply, SwapBefore, SwapAfter,
-		FileMidUpload, CommandBeforeQueue, CommandBeforeDeliver, ResultBeforeRecord,
+		CommandBeforeQueue, CommandBeforeDeliver, ResultBeforeRecord,
 		QueueBeforeWrite, QueueAfterWrite, NextBeforeMark, NextAfterMark, ResultAfterWrite, CancelAfterWrite,
 		EndpointBeforeWrite, EndpointAfterWrite, EndpointAfterDelete, EndpointBeforeForget,
 		ArtifactBeforeName, ArtifactAfterName, ArtifactMidClean, ClearBeforeWrite, ClearAfterWrite,

@@ -17,6 +17,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	natsstream "github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/objects"
 	"github.com/nightjar-edr/nightjar/services/api-gateway/internal/command"
 )
 
@@ -50,7 +51,7 @@ type commandDesk struct {
 	malformed prometheus.Counter
 
 	mu    sync.Mutex
-	files *command.Files
+	files *objects.Store
 }
 
 func newCommandDesk(s *Service) *commandDesk {
@@ -62,13 +63,13 @@ func newCommandDesk(s *Service) *commandDesk {
 }
 
 // store returns the object store files, once its owner has made it.
-func (d *commandDesk) store(ctx context.Context, s *Service) (*command.Files, error) {
+func (d *commandDesk) store(ctx context.Context, s *Service) (*objects.Store, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.files != nil {
 		return d.files, nil
 	}
-	files, err := command.OpenFiles(ctx, s.cfg.Bus.JS)
+	files, err := objects.Open(ctx, s.cfg.Bus.JS, natsstream.Files)
 	if err != nil {
 		return nil, fault.New(fault.Unavailable, "object store %s cannot be reached: %v", natsstream.Files, err)
 	}
@@ -78,17 +79,17 @@ func (d *commandDesk) store(ctx context.Context, s *Service) (*command.Files, er
 
 // uploads returns uploads of values of an endpoint's commands. They are refused
 // while there is no room for more.
-func (s *Service) uploads(files *command.Files, endpoint string) *command.Uploads {
+func (s *Service) uploads(files *objects.Store, endpoint string) *command.Uploads {
 	up := command.NewUploads(files, endpoint)
 	up.Room = func(ctx context.Context) error {
 		if err := s.cfg.Full(); err != nil {
 			return fault.New(fault.Unavailable, "the manager cannot store more files: %v", err)
 		}
-		status, err := files.Status(ctx)
+		n, err := files.Size(ctx)
 		if err != nil {
 			return fault.New(fault.Unavailable, "object store %s cannot be reached: %v", natsstream.Files, err)
 		}
-		if n := status.Size(); n >= uint64(s.cfg.MaxCommandFiles) {
+		if n >= uint64(s.cfg.MaxCommandFiles) {
 			return fault.New(fault.Unavailable, "the files of commands have %d bytes, at most %d are kept (max-command-files)", n, s.cfg.MaxCommandFiles)
 		}
 		return nil

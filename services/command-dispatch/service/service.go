@@ -17,6 +17,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+	"github.com/nightjar-edr/nightjar/pkg/objects"
 	"github.com/nightjar-edr/nightjar/pkg/retention"
 	"github.com/nightjar-edr/nightjar/pkg/store"
 	"github.com/nightjar-edr/nightjar/pkg/streamwatch"
@@ -52,6 +53,7 @@ type Service struct {
 	// Set by Run before anything else uses them.
 	kv      jetstream.KeyValue
 	objects jetstream.ObjectStore
+	content *objects.Store
 	files   jetstream.Stream
 }
 
@@ -96,8 +98,8 @@ func New(cfg Config) (*Service, error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	s.metrics = newMetrics(cfg.Metrics, s)
-	objects, _ := stream.ObjectStream(stream.Files)
-	s.watch = streamwatch.New(cfg.Metrics, subsystem, cfg.Bus.JS, cfg.Log, name, objects)
+	files, _ := stream.ObjectStream(stream.Files)
+	s.watch = streamwatch.New(cfg.Metrics, subsystem, cfg.Bus.JS, cfg.Log, name, files)
 	return s, nil
 }
 
@@ -166,7 +168,8 @@ func (s *Service) bind(ctx context.Context) (err error) {
 	if s.files, err = js.Stream(ctx, "OBJ_"+stream.Files); err != nil {
 		return fmt.Errorf("stream OBJ_%s: %w", stream.Files, err)
 	}
-	return nil
+	s.content, err = objects.Open(ctx, js, stream.Files)
+	return err
 }
 
 // serve answers requests once the view has caught up, until ctx ends. work is

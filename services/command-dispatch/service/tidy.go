@@ -2,7 +2,6 @@ package dispatch
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -92,28 +91,17 @@ func (s *Service) removeObjects(ctx context.Context, names []string) {
 	}
 }
 
-// removeObject removes an object without a trace. Its description goes last,
-// so that a removal that breaks off is taken up again.
+// removeObject removes an object without a trace.
 func (s *Service) removeObject(ctx context.Context, name string) error {
-	info, err := s.objects.GetInfo(ctx, name, jetstream.GetObjectInfoShowDeleted())
-	if errors.Is(err, jetstream.ErrObjectNotFound) {
-		return nil
-	} else if err != nil {
-		return fmt.Errorf("object %s: %w", name, err)
+	info, err := s.content.Info(ctx, name)
+	if err == nil && info.Seq > 0 {
+		err = s.content.Remove(ctx, name, info.NUID)
 	}
-	for _, subject := range []string{chunkPrefix + info.NUID, metaPrefix + base64.URLEncoding.EncodeToString([]byte(name))} {
-		if err := s.files.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
-			return fmt.Errorf("object %s: %w", name, err)
-		}
-	}
-	return nil
+	return err
 }
 
-// Subjects of an object store: the parts of an object, and its description.
-const (
-	chunkPrefix = "$O." + stream.Files + ".C."
-	metaPrefix  = "$O." + stream.Files + ".M."
-)
+// chunkPrefix begins the subjects of the parts of objects.
+var chunkPrefix = stream.ObjectChunks(stream.Files, "")
 
 // tidy removes objects that no command refers to, and parts of objects that
 // were never completed, once they are older than orphanAge.

@@ -19,6 +19,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/contract/subject"
 	"github.com/nightjar-edr/nightjar/pkg/lifecycle"
+	"github.com/nightjar-edr/nightjar/pkg/objects"
 	"github.com/nightjar-edr/nightjar/pkg/removal"
 	"github.com/nightjar-edr/nightjar/pkg/retention"
 	"github.com/nightjar-edr/nightjar/pkg/store"
@@ -57,8 +58,9 @@ type artifactIndex struct {
 	replicas int
 	now      func() time.Time
 
-	// objects and stream are set by ensure.
+	// objects, content and stream are set by ensure.
 	objects jetstream.ObjectStore
+	content *objects.Store
 	stream  jetstream.Stream
 }
 
@@ -95,7 +97,8 @@ func (x *artifactIndex) ensure(ctx context.Context) error {
 	if x.stream, err = x.bus.JS.Stream(ctx, artifactStream); err != nil {
 		return fmt.Errorf("stream %s: %w", artifactStream, err)
 	}
-	return nil
+	x.content, err = objects.Open(ctx, x.bus.JS, stream.Artifacts)
+	return err
 }
 
 // drop drops the artifacts that retention has removed.
@@ -240,24 +243,14 @@ func (x *artifactIndex) tidy(ctx context.Context) (removed int, err error) {
 	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
 		return 0, fmt.Errorf("list objects: %w", err)
 	}
-	purge := func(subject string) error {
-		if err := x.stream.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
-			return fmt.Errorf("remove %s: %w", subject, err)
-		}
-		return nil
-	}
 	named := make(map[string]bool, len(list))
 	for _, o := range list {
 		named[o.NUID] = true
 		if _, err := message.ParseArtifactObject(o.Name); err == nil || o.ModTime.After(before) {
 			continue
 		}
-		// The description goes last, so that a removal that breaks off is
-		// taken up again.
-		for _, s := range []string{artifactChunks + o.NUID, artifactMetas + base64.URLEncoding.EncodeToString([]byte(o.Name))} {
-			if err := purge(s); err != nil {
-				return removed, err
-			}
+		if err := x.content.Remove(ctx, o.Name, o.NUID); err != nil {
+			return removed, err
 		}
 		removed++
 	}
@@ -274,8 +267,8 @@ func (x *artifactIndex) tidy(ctx context.Context) (removed int, err error) {
 		if last.Time.After(before) {
 			continue
 		}
-		if err := purge(s); err != nil {
-			return removed, err
+		if err := x.stream.Purge(ctx, jetstream.WithPurgeSubject(s)); err != nil {
+			return removed, fmt.Errorf("remove %s: %w", s, err)
 		}
 		removed++
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
 	"github.com/nightjar-edr/nightjar/pkg/natstest"
+	"github.com/nightjar-edr/nightjar/pkg/objects"
 )
 
 const (
@@ -27,33 +28,33 @@ const (
 	testCommand  = "6b5a4f3e-2d1c-4b8a-9f6e-2d7b1e3c5a0f"
 )
 
-func newStore(t *testing.T) *Files {
+func newStore(t *testing.T) *objects.Store {
 	t.Helper()
 	_, store := newFiles(t)
 	return store
 }
 
-func newFiles(t *testing.T) (jetstream.JetStream, *Files) {
+func newFiles(t *testing.T) (jetstream.JetStream, *objects.Store) {
 	t.Helper()
 	js := natstest.Start(t).Bus(t, "test").JS
 	if _, err := stream.EnsureObjects(t.Context(), js, stream.Files, stream.Limits{}); err != nil {
 		t.Fatal(err)
 	}
-	store, err := OpenFiles(t.Context(), js)
+	store, err := objects.Open(t.Context(), js, stream.Files)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return js, store
 }
 
-// stored returns how many objects a store has.
-func stored(t *testing.T, store *Files) int {
+// stored returns how many bytes a store has, those of descriptions included.
+func stored(t *testing.T, store *objects.Store) uint64 {
 	t.Helper()
-	list, err := store.List(t.Context())
-	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
+	n, err := store.Size(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
-	return len(list)
+	return n
 }
 
 func TestParse(t *testing.T) {
@@ -186,7 +187,11 @@ func TestReadDrops(t *testing.T) {
 			b := drops[0].Data
 			content := b.Data
 			if b.Object != "" {
-				if content, err = store.GetBytes(t.Context(), b.Object); err != nil {
+				info, err := existing(t.Context(), store, b.Object)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if content, err = io.ReadAll(store.Read(t.Context(), &info.ObjectInfo)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -199,7 +204,7 @@ func TestReadDrops(t *testing.T) {
 		})
 	}
 	if n := stored(t, store); n != 0 {
-		t.Errorf("%d objects left", n)
+		t.Errorf("%d bytes left", n)
 	}
 }
 
@@ -273,7 +278,7 @@ func TestReadDropsFit(t *testing.T) {
 }
 
 // render returns a command as it is shown.
-func render(t *testing.T, store *Files, r *message.CommandRecord) string {
+func render(t *testing.T, store *objects.Store, r *message.CommandRecord) string {
 	t.Helper()
 	if err := Check(t.Context(), store, r); err != nil {
 		t.Fatal(err)
@@ -372,7 +377,7 @@ func TestResult(t *testing.T) {
 				t.Fatal(err)
 			}
 			if n := stored(t, store); n != 0 {
-				t.Errorf("%d objects left", n)
+				t.Errorf("%d bytes left", n)
 			}
 		})
 	}
@@ -431,7 +436,7 @@ func TestResultMalformed(t *testing.T) {
 				t.Fatal(err)
 			}
 			if n := stored(t, store); n != 0 {
-				t.Errorf("%d objects left", n)
+				t.Errorf("%d bytes left", n)
 			}
 		})
 	}
@@ -470,7 +475,7 @@ func TestValueRemovedMeanwhile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	info, err := store.GetInfo(t.Context(), blob.Object)
+	info, err := store.Info(t.Context(), blob.Object)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -494,7 +499,7 @@ func TestValueRemovedMeanwhile(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Fatal("still waiting after a minute")
 	}
-	if err := store.Delete(t.Context(), blob.Object); err != nil {
+	if _, err := store.Delete(t.Context(), info); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Write(t.Context(), store, io.Discard); !errors.Is(err, ErrStore) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
+	"github.com/nightjar-edr/nightjar/pkg/objects"
 )
 
 // Document is JSON text in the making, in which values of commands may still
@@ -142,7 +143,7 @@ func (d *Document) Inline() (text []byte, ok bool) {
 
 // Write writes the text with the objects in their places. After an error w
 // holds a part of it.
-func (d *Document) Write(ctx context.Context, store *Files, w io.Writer) error {
+func (d *Document) Write(ctx context.Context, store *objects.Store, w io.Writer) error {
 	for _, p := range d.pieces {
 		if _, err := w.Write(p.text); err != nil {
 			return err

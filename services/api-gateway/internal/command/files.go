@@ -10,11 +10,7 @@ import (
 	"io"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
-	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
-	"github.com/nightjar-edr/nightjar/pkg/failpoint"
 	"github.com/nightjar-edr/nightjar/pkg/objects"
 )
 
@@ -25,45 +21,26 @@ const storeTimeout = time.Hour
 // ErrStore means that the object store did not take or give a value.
 var ErrStore = objects.ErrStore
 
-// Files is the object store of the values of commands. It is safe for concurrent
-// use.
-type Files struct {
-	jetstream.ObjectStore
-	content *objects.Store
-}
-
-// OpenFiles binds to the object store, which its owner must have made. Its error
-// wraps ErrStore.
-func OpenFiles(ctx context.Context, js jetstream.JetStream) (*Files, error) {
-	store, err := js.ObjectStore(ctx, stream.Files)
-	if err != nil {
-		return nil, fmt.Errorf("%w %s: %w", ErrStore, stream.Files, err)
-	}
-	content, err := objects.Open(ctx, js, stream.Files)
-	if err != nil {
-		return nil, err
-	}
-	return &Files{ObjectStore: store, content: content}, nil
-}
-
 // Uploads puts values of one endpoint into the object store, and remembers
 // which, so that they can be taken back.
 type Uploads struct {
-	store    *Files
+	store    *objects.Store
 	endpoint string
-	names    []string
+	contents map[string]string // IDs of contents by the names of their objects
 	// Room, if not nil, is asked before each value; its error is Put's.
 	Room func(context.Context) error
 }
 
-// NewUploads returns uploads of an endpoint.
-func NewUploads(store *Files, endpoint string) *Uploads {
-	return &Uploads{store: store, endpoint: endpoint}
+// NewUploads returns uploads of an endpoint to the object store of the values of
+// commands.
+func NewUploads(store *objects.Store, endpoint string) *Uploads {
+	return &Uploads{store: store, endpoint: endpoint, contents: map[string]string{}}
 }
 
 // Put stores what r gives, all of it, on stable storage. It ends with r: a
 // client that has gone ends its request's ctx, too, but what came of its file has
-// to be taken back all the same.
+// to be taken back all the same. Its errors are Room's, r's, and such that wrap
+// ErrStore.
 func (u *Uploads) Put(ctx context.Context, r io.Reader) (*message.CommandBlob, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
@@ -75,19 +52,21 @@ func (u *Uploads) Put(ctx context.Context, r io.Reader) (*message.CommandBlob, e
 	var random [16]byte
 	_, _ = rand.Read(random[:]) // never fails
 	name := u.endpoint + "/" + hex.EncodeToString(random[:])
-	src := &source{r: r}
-	info, err := u.store.Put(ctx, jetstream.ObjectMeta{Name: name}, src)
-	if src.err != nil {
-		return nil, src.err
-	}
+	d, err := u.store.Write(ctx, r)
 	if err != nil {
-		return nil, fmt.Errorf("%w: store a value of a command: %w", ErrStore, err)
+		return nil, err
 	}
-	u.names = append(u.names, name)
-	return &message.CommandBlob{Object: name, Size: int64(info.Size)}, nil
+	if _, err := u.store.Name(ctx, name, d, nil, objects.Info{}); err != nil {
+		if !errors.Is(err, objects.ErrUncertain) {
+			u.store.Discard(ctx, d.ID)
+		}
+		return nil, err
+	}
+	u.contents[name] = d.ID
+	return &message.CommandBlob{Object: name, Size: int64(d.Size)}, nil
 }
 
-// Discard deletes what was put, but for the objects that keep names. What
+// Discard removes what was put, but for the objects that keep names. What
 // fails is removed by command-dispatch later.
 func (u *Uploads) Discard(ctx context.Context, keep ...string) error {
 	kept := make(map[string]bool, len(keep))
@@ -95,67 +74,64 @@ func (u *Uploads) Discard(ctx context.Context, keep ...string) error {
 		kept[name] = true
 	}
 	var errs []error
-	for _, name := range u.names {
+	for name, id := range u.contents {
 		if !kept[name] {
-			errs = append(errs, u.store.Delete(ctx, name))
+			errs = append(errs, u.store.Remove(ctx, name, id))
 		}
 	}
-	u.names = nil
+	clear(u.contents)
 	return errors.Join(errs...)
 }
 
-// source fills the chunks of an object, and keeps the error of its reader
-// apart from the store's.
+// source keeps the error of its reader apart from all others.
 type source struct {
 	r   io.Reader
 	err error
 }
 
-// Read implements io.Reader. Only the last chunk is shorter than p.
+// Read implements io.Reader.
 func (s *source) Read(p []byte) (int, error) {
-	failpoint.Hit(failpoint.FileMidUpload)
-	n := 0
-	for n < len(p) {
-		m, err := s.r.Read(p[n:])
-		n += m
-		switch {
-		case err == io.EOF && n > 0:
-			return n, nil
-		case err == io.EOF:
-			return 0, io.EOF
-		case err != nil:
-			s.err = err
-			return n, err
-		}
+	n, err := s.r.Read(p)
+	if err != nil && err != io.EOF {
+		s.err = err
 	}
-	return n, nil
+	return n, err
 }
 
 // Check tells whether the objects that a command refers to are there.
-func Check(ctx context.Context, store *Files, r *message.CommandRecord) error {
+func Check(ctx context.Context, store *objects.Store, r *message.CommandRecord) error {
 	for _, name := range r.Objects() {
-		if _, err := store.GetInfo(ctx, name); err != nil {
+		if _, err := existing(ctx, store, name); err != nil {
 			return fmt.Errorf("value of command %s: %w", r.UUID, err)
 		}
 	}
 	return nil
 }
 
-// copyObject writes an object's content to w. One that is removed meanwhile, as
-// its command may be, is an error at once.
-func copyObject(ctx context.Context, store *Files, b *message.CommandBlob, w io.Writer) error {
-	info, err := store.content.Info(ctx, b.Object)
+// existing returns the description of an object that must be there.
+func existing(ctx context.Context, store *objects.Store, name string) (objects.Info, error) {
+	info, err := store.Info(ctx, name)
 	if err == nil && !info.Exists() {
 		err = fmt.Errorf("%w: it is not there any more", ErrStore)
 	}
 	if err != nil {
-		return fmt.Errorf("object %s: %w", b.Object, err)
+		err = fmt.Errorf("object %s: %w", name, err)
+	}
+	return info, err
+}
+
+// copyObject writes an object's content to w. One that is removed meanwhile, as
+// its command may be, is an error at once.
+func copyObject(ctx context.Context, store *objects.Store, b *message.CommandBlob, w io.Writer) error {
+	info, err := existing(ctx, store, b.Object)
+	if err != nil {
+		return err
 	}
 	var enc io.WriteCloser = nopCloser{w}
 	if !b.JSON {
 		enc = base64.NewEncoder(base64.StdEncoding, w)
 	}
-	n, err := io.Copy(enc, store.content.Read(ctx, &info.ObjectInfo))
+	n, err := io.Copy(enc, store.Read(ctx, &info.ObjectInfo))
 	if err != nil {
 		return fmt.Errorf("object %s: %w", b.Object, err)
 	}

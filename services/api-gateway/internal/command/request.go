@@ -210,8 +210,6 @@ func readDrop(ctx context.Context, root *os.Root, name string, up *Uploads) (*me
 		return nil, src.err
 	case err != nil:
 		return nil, fault.New(fault.Unavailable, "%v", err)
-	case blob.Size > MaxDropFile: // it grew
-		return nil, fmt.Errorf("larger than %d bytes", MaxDropFile)
 	}
 	if err := whole(f, st, blob.Size); err != nil {
 		return nil, err

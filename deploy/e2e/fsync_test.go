@@ -35,19 +35,46 @@ func traced(t *testing.T) (program, log string) {
 
 // watched does something and judges what strace wrote of it, again and again
 // until its answer is there.
-func watched(t *testing.T, log, what string, do func(), judge func(list []*call, from int) (*judgment, error)) *judgment {
-	t.Helper()
-	before, err := os.ReadFile(log)
-	if err != nil {
-		t.Fatal(err)
-	}
+func (p *proc) watched(log, what string, do func(), judge func(list []*call, from int) (*judgment, error)) *judgment {
+	p.t.Helper()
+	from := p.written(log)
 	do()
 	var found *judgment
-	eventually(t, what, func() error {
-		found, err = judge(readCalls(t, log), bytes.Count(before, []byte("\n")))
+	eventually(p.t, what, func() (err error) {
+		found, err = judge(readCalls(p.t, log), from)
 		return err
 	})
 	return found
+}
+
+// written returns how many lines strace has written, of all at least that was
+// answered by now: the line of an answer may come after the answer. So something
+// more is asked for, whose answer is another.
+func (p *proc) written(log string) int {
+	p.t.Helper()
+	lines, answers := p.count(log)
+	if resp, _ := p.raw("/none"); resp.StatusCode != http.StatusNotFound {
+		p.t.Fatalf("GET /none: %s", resp.Status)
+	}
+	eventually(p.t, "strace notes an answer", func() (err error) {
+		var n int
+		if lines, n = p.count(log); n == answers {
+			err = errNoAnswer
+		}
+		return err
+	})
+	return lines
+}
+
+// count returns how many lines a log of strace has, and how many answers that
+// something is not there.
+func (p *proc) count(log string) (lines, answers int) {
+	p.t.Helper()
+	text, err := os.ReadFile(log)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return bytes.Count(text, []byte("\n")), bytes.Count(text, []byte(`, "HTTP/1.1 404`))
 }
 
 func readCalls(t *testing.T, log string) []*call {
@@ -91,7 +118,7 @@ func TestSyncedBeforeAnswer(t *testing.T) {
 		}},
 		{"upload", "OBJ_artifacts", func() { p.mustSend(e, artifact{Filename: "f.bin", Content: []byte("dump")}) }},
 	} {
-		found := watched(t, log, step.name, step.do, func(list []*call, from int) (*judgment, error) { return streamSynced(list, step.stream, from) })
+		found := p.watched(log, step.name, step.do, func(list []*call, from int) (*judgment, error) { return streamSynced(list, step.stream, from) })
 		if !found.synced {
 			t.Errorf("%s: stream %s: %v", step.name, step.stream, found)
 		}
@@ -109,7 +136,7 @@ func TestSyncedTogether(t *testing.T) {
 	}
 	at := time.Now().Truncate(time.Second)
 	line := plainEvent(1000, at)
-	watched(t, log, "POST /logs, many at once", func() {
+	p.watched(log, "POST /logs, many at once", func() {
 		var all sync.WaitGroup
 		for i, e := range endpoints {
 			all.Go(func() {
@@ -184,7 +211,7 @@ func TestStoreSyncedBeforeAnswer(t *testing.T) {
 				{"PUT /endpoints", "KV_endpoints", "endpoint-registry", func() { p.enrol() }},
 				{"POST command", "KV_commands", "command-dispatch", func() { p.command(e, `{"command-line":"whoami"}`) }},
 			} {
-				found := watched(t, log, step.name, step.do, func(list []*call, from int) (*judgment, error) {
+				found := p.watched(log, step.name, step.do, func(list []*call, from int) (*judgment, error) {
 					return storeSynced(list, step.stream, step.service, from)
 				})
 				if found.synced != tc.synced {

@@ -35,12 +35,7 @@ type containerOwner struct {
 
 func (r *rig) containerOwner() *containerOwner {
 	r.t.Helper()
-	r.containerStore()
-	store, err := objects.Open(r.t.Context(), r.bus.JS, stream.Containers)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	o := &containerOwner{store: store}
+	o := &containerOwner{store: r.containerStore()}
 	r.handle(message.ContainersPut, bus.JSON(o.put))
 	r.handle(message.ContainersDelete, bus.JSON(o.delete))
 	return o

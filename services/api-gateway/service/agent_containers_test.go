@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -17,23 +18,37 @@ import (
 	"github.com/nightjar-edr/nightjar/pkg/contract/fault"
 	"github.com/nightjar-edr/nightjar/pkg/contract/message"
 	"github.com/nightjar-edr/nightjar/pkg/contract/stream"
+	"github.com/nightjar-edr/nightjar/pkg/objects"
 )
 
 const unavailableContainer = "Unavailable container\n"
 
 // containerStore makes the object store, as the rule-engine does.
-func (r *rig) containerStore() jetstream.ObjectStore {
+func (r *rig) containerStore() *objects.Store {
 	r.t.Helper()
-	store, err := stream.EnsureObjects(r.t.Context(), r.bus.JS, stream.Containers, stream.Limits{})
+	if _, err := stream.EnsureObjects(r.t.Context(), r.bus.JS, stream.Containers, stream.Limits{}); err != nil {
+		r.t.Fatal(err)
+	}
+	store, err := objects.Open(r.t.Context(), r.bus.JS, stream.Containers)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	return store
 }
 
-func putContainer(t *testing.T, store jetstream.ObjectStore, name string, lines ...string) *jetstream.ObjectInfo {
+// putContainer gives a container lines in place of those it has. The client's own
+// Put may leave a goroutine behind.
+func putContainer(t *testing.T, store *objects.Store, name string, lines ...string) objects.Info {
 	t.Helper()
-	info, err := store.PutBytes(t.Context(), name, message.EncodeContainer(lines))
+	before, err := store.Info(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	draft, err := store.Write(t.Context(), bytes.NewReader(message.EncodeContainer(lines)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := store.Name(t.Context(), name, draft, nil, before)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +80,7 @@ func TestContainers(t *testing.T) {
 	}
 	store := r.containerStore()
 	putContainer(t, store, "hosts", "one.example", "Two.Example", "two.example", "")
-	putContainer(t, store, "none")
+	none := putContainer(t, store, "none")
 	eventually(t, "both containers are listed", func() bool { return get("/containers") == `["hosts","none"]` })
 
 	for _, tc := range []struct {
@@ -119,7 +134,7 @@ func TestContainers(t *testing.T) {
 		}
 	})
 	t.Run("deletion", func(t *testing.T) {
-		if err := store.Delete(t.Context(), "none"); err != nil {
+		if _, err := store.Delete(t.Context(), none); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "it is no longer listed", func() bool { return get("/containers") == `["hosts"]` })

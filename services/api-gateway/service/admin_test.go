@@ -180,15 +180,22 @@ func TestRulesAreServedFromMemory(t *testing.T) {
 	e := r.endpoint()
 	get := func() string { return r.agent(e, "GET", "/rules", nil).body }
 	eventually(t, "the rules are there", func() bool { return get() == "{\"Name\":\"one, v1\"}\n" })
+	// Who asks while the rules are fetched has them fetched once, in two parts
+	// of each form.
 	r.rules.mu.Lock()
 	fetched := r.rules.fetched
+	r.restart()
+	var first sync.WaitGroup
+	first.Go(func() { get() })
+	eventually(t, "somebody waits", func() bool { return len(r.svc.rules.wake) == 1 })
 	r.rules.mu.Unlock()
+	first.Wait()
 	for range 50 {
 		get()
 	}
 	r.rules.mu.Lock()
-	if r.rules.fetched != fetched {
-		t.Errorf("polls made %d requests", r.rules.fetched-fetched)
+	if n := r.rules.fetched - fetched; n != 4 {
+		t.Errorf("polls made %d requests, want 4", n)
 	}
 	r.rules.mu.Unlock()
 	// A change by another gateway is noticed without a request.

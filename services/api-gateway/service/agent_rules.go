@@ -124,10 +124,9 @@ func (r *agentRules) await(ctx context.Context, revision uint64) {
 // changed notes that there are rules of a revision.
 func (r *agentRules) changed(revision uint64) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.want = max(r.want, revision)
-	behind := r.set == nil || r.set.revision() < r.want
-	r.mu.Unlock()
-	if behind {
+	if r.set == nil || r.set.revision() < r.want {
 		select {
 		case r.wake <- struct{}{}:
 		default:
@@ -229,6 +228,10 @@ func (r *agentRules) refresh(ctx context.Context) error {
 	r.fresh = make(chan struct{})
 	if set.revision() < r.want {
 		return fmt.Errorf("the rule-engine is at revision %d, there is %d", set.revision(), r.want)
+	}
+	select {
+	case <-r.wake: // who asked meanwhile has what was asked for
+	default:
 	}
 	return nil
 }

@@ -97,7 +97,10 @@ func (s *Service) removeObject(ctx context.Context, name string) error {
 	if err == nil && info.Seq > 0 {
 		err = s.content.Remove(ctx, name, info.NUID)
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("object %s: %w", name, err)
+	}
+	return nil
 }
 
 // chunkPrefix begins the subjects of the parts of objects.

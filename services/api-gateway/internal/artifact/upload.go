@@ -120,7 +120,7 @@ func (s *Store) Receive(ctx context.Context, endpoint string, body io.Reader) er
 // read reads an upload. store is given a content that is too large for
 // memory; it is asked once at most.
 func read(body io.Reader, store func(content io.Reader) (*draft, error)) (*upload, error) {
-	src := &source{r: body}
+	src := &command.Source{R: body}
 	var d *draft
 	var failure error // of what is not the document's fault
 	token := rand.Text()
@@ -136,8 +136,8 @@ func read(body io.Reader, store func(content io.Reader) (*draft, error)) (*uploa
 		return token, err
 	})
 	switch {
-	case src.err != nil:
-		return nil, src.err
+	case src.Err != nil:
+		return nil, src.Err
 	case failure != nil:
 		return nil, failure
 	case errors.Is(err, command.ErrDocument):
@@ -158,21 +158,6 @@ func read(body io.Reader, store func(content io.Reader) (*draft, error)) (*uploa
 		}
 	}
 	return u, nil
-}
-
-// source keeps the error of its reader apart from those of the document.
-type source struct {
-	r   io.Reader
-	err error
-}
-
-// Read implements io.Reader.
-func (s *source) Read(p []byte) (int, error) {
-	n, err := s.r.Read(p)
-	if err != nil && err != io.EOF {
-		s.err = err
-	}
-	return n, err
 }
 
 // limited refuses a content that is too large.

@@ -83,17 +83,18 @@ func (u *Uploads) Discard(ctx context.Context, keep ...string) error {
 	return errors.Join(errs...)
 }
 
-// source keeps the error of its reader apart from all others.
-type source struct {
-	r   io.Reader
-	err error
+// Source keeps the error of its reader apart from all others: a document that
+// breaks off is no malformed one.
+type Source struct {
+	R   io.Reader
+	Err error // what R failed with; its end is none
 }
 
 // Read implements io.Reader.
-func (s *source) Read(p []byte) (int, error) {
-	n, err := s.r.Read(p)
+func (s *Source) Read(p []byte) (int, error) {
+	n, err := s.R.Read(p)
 	if err != nil && err != io.EOF {
-		s.err = err
+		s.Err = err
 	}
 	return n, err
 }

@@ -203,11 +203,11 @@ func readDrop(ctx context.Context, root *os.Root, name string, up *Uploads) (*me
 	if st.Size() > MaxDropFile {
 		return nil, fmt.Errorf("larger than %d bytes", MaxDropFile)
 	}
-	src := &source{r: io.MultiReader(bytes.NewReader(head), bounded)}
+	src := &Source{R: io.MultiReader(bytes.NewReader(head), bounded)}
 	blob, err := up.Put(ctx, src)
 	switch {
-	case src.err != nil:
-		return nil, src.err
+	case src.Err != nil:
+		return nil, src.Err
 	case err != nil:
 		return nil, fault.New(fault.Unavailable, "%v", err)
 	}

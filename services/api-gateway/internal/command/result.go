@@ -68,7 +68,7 @@ type reading struct {
 // grow, of r, or of the object store.
 func ReadResult(ctx context.Context, r io.Reader, up *Uploads, grow func(n int) error) (*message.CommandResultRequest, error) {
 	in := &reading{up: up, nonce: rand.Text()}
-	src := &source{r: r}
+	src := &Source{R: r}
 	var growErr error
 	h := &hoister{
 		r:    bufio.NewReaderSize(transform.NewReader(src, runes.ReplaceIllFormed()), 64<<10),
@@ -88,8 +88,8 @@ func ReadResult(ctx context.Context, r io.Reader, up *Uploads, grow func(n int) 
 		q, err = in.decode(doc)
 	}
 	switch {
-	case src.err != nil:
-		return nil, src.err
+	case src.Err != nil:
+		return nil, src.Err
 	case growErr != nil:
 		return nil, growErr
 	case in.storeErr != nil:
@@ -129,10 +129,10 @@ func (in *reading) take(ctx context.Context, member string, raw io.Reader) (stri
 	} else {
 		value = base64.NewDecoder(base64.StdEncoding, &plainText{r: bufio.NewReaderSize(raw, 32<<10)})
 	}
-	src := &source{r: value}
+	src := &Source{R: value}
 	blob, err := in.up.Put(ctx, src)
-	if src.err != nil {
-		return "", src.err
+	if src.Err != nil {
+		return "", src.Err
 	} else if err != nil {
 		in.storeErr = err
 		return "", err
